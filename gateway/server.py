@@ -20,7 +20,9 @@ from pathlib import Path
 
 import grpc
 
+from gateway.access.store import read_access, running_store
 from gateway.accounting.accounting import Accounting, open_accounting
+from gateway.auth.run_time import AccessTable
 from gateway.batch_lane import BatchLane
 from gateway.cluster.member import RunningMember, running_member
 from gateway.config.gateway import GatewayConfig
@@ -81,6 +83,11 @@ class RunningGateway:
         return None if self.front.http is None else self.front.http.address
 
     @property
+    def console_address(self) -> str | None:
+        """Address of the console; None: there is none."""
+        return None if self.front.console is None else self.front.console.address
+
+    @property
     def active_requests(self) -> int:
         """Number of client requests in progress."""
         return self.pipeline.active_requests
@@ -133,11 +140,11 @@ class RunningGateway:
 
     async def _reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
         old = self.active.config
-        check_reload(old, config)
+        check_reload(old, config, self.active.access)
         prepared = prepare(config, base_dir)
         warn_of_reload(old, config, base_dir)
         self.front.apply(prepared, base_dir)
-        await self.parts.apply(prepared)
+        await self.parts.apply(self.active.prepared)
         return changed_sections(old, config)
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
@@ -192,6 +199,8 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         print(f"moegate listens on {gateway.address}", flush=True)
         if gateway.http_address is not None:
             print(f"moegate speaks HTTP on {gateway.http_address}", flush=True)
+        if gateway.console_address is not None:
+            print(f"moegate shows its console on {gateway.console_address}", flush=True)
         reloading = asyncio.create_task(
             reload_on(reload_requested, gateway.reload_file, gateway.path)
         )
@@ -232,7 +241,13 @@ async def running_gateway(
         return await gateway.reload_file()
 
     def add_accounts(server: grpc.aio.Server) -> None:
-        add_account_services(server, active, parts.scheduler, accounting, watches, reload_file)
+        add_account_services(
+            server, active, parts.scheduler, accounting, access, watches, reload_file
+        )
+
+    async def publish(table: AccessTable) -> None:
+        active.use_access(table)
+        parts.scheduler.use_tenants(active.prepared.scheduling)
 
     prepared = prepare_start(config, base_dir, path)
     active = ActiveConfiguration(prepared)
@@ -243,6 +258,8 @@ async def running_gateway(
         health_port(servicer, config, observing.rpc_refused) as health_address,
         open_accounting(config, base_dir) as accounting,
     ):
+        active.use_access(await read_access(accounting, config))
+        prepared = active.prepared
         parts, counts = assemble_with_ledger(
             prepared,
             accounting,
@@ -267,6 +284,7 @@ async def running_gateway(
                 batches=lane.desk,
             )
             async with (
+                running_store(accounting, active, path, publish) as access,
                 running_front(active, prepared, base_dir, around) as front,
                 lane.running(front.parts.pipeline, parts.scheduler),
             ):

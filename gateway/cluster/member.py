@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable
+from gateway.auth.run_time import AccessTable, newest
 from gateway.cluster.address import link_address, process_name
 from gateway.cluster.leading import LeaderSurroundings
 from gateway.cluster.metrics import MemberMetrics, member_page
@@ -25,9 +28,12 @@ from gateway.config.server import ClusterConfig
 from gateway.delivery.watches import Watches
 from gateway.doors.grpc.listening.forwarded_accounts import add_forwarded_accounts
 from gateway.doors.grpc.listening.health import HealthService, health_port
+from gateway.doors.keda.external_scaler import scaler_port
 from gateway.front import FrontSurroundings, RunningFront, running_front
 from gateway.fronts.batch_link import RemoteBatches
 from gateway.fronts.front_clients import FrontClients
+from gateway.fronts.messages import ACCESS
+from gateway.fronts.replica_count_link import RemoteReplicaCounts
 from gateway.leadership.leadership import Leadership
 from gateway.leadership.lease_row import LeaseRow
 from gateway.link.certificates import LinkCertificates
@@ -64,6 +70,7 @@ class RunningMember:
     row: LeaseRow
     health_address: str | None
     metrics_address: str | None
+    scaler_address: str | None
     path: Path | None
     reload_lock: asyncio.Lock
 
@@ -76,6 +83,11 @@ class RunningMember:
     def http_address(self) -> str | None:
         """Address of the HTTP doors; None: there are none."""
         return None if self.front.http is None else self.front.http.address
+
+    @property
+    def console_address(self) -> str | None:
+        """Address of the console; None: there is none."""
+        return None if self.front.console is None else self.front.console.address
 
     @property
     def active(self) -> ActiveConfiguration:
@@ -96,13 +108,13 @@ class RunningMember:
         config = await asyncio.to_thread(load, self.path)
         async with self.reload_lock:
             old, base_dir = self.active.config, self.path.parent
-            check_reload(old, config)
+            check_reload(old, config, self.active.access)
             prepared = await asyncio.to_thread(prepare, config, base_dir)
             warn_of_reload(old, config, base_dir)
             self.front.apply(prepared, base_dir)
-            self.clients.apply(prepared)
+            self.clients.apply(self.active.prepared)
             if self.roles.side is not None:
-                await self.roles.side.apply(prepared)
+                await self.roles.side.apply(self.active.prepared)
             return changed_sections(old, config)
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
@@ -141,6 +153,18 @@ async def running_member(
     async def reload_file() -> list[str]:
         return await member.reload_file()
 
+    def use_access(table: AccessTable) -> None:
+        """The leader tells of other keys and tenants made at run time."""
+        if table != active.access:
+            active.use_access(table)
+            if front is not None:
+                clients.apply(active.prepared)
+
+    def welcomed(setting: bytes) -> None:
+        if setting:  # a leader of an older version tells nothing
+            table = msgspec.msgpack.decode(setting, type=AccessTable)
+            use_access(newest(table, active.access))
+
     def fleet_changed(view: FleetView) -> None:
         if front is not None:
             clients.connect()
@@ -156,6 +180,7 @@ async def running_member(
             cluster=cluster,
             active=active,
             base_dir=base_dir,
+            path=path,
             certificates=LinkCertificates(cluster.tls, base_dir),
             upstream=upstream,
             clock=clock,
@@ -169,13 +194,16 @@ async def running_member(
         roles = Roles(around, metrics)
         stack.push_async_callback(roles.close)
         row = await _campaign(stack, cluster, config, base_dir, roles)
-        scheduler = RemoteScheduler(clock=clock, handlers={}, on_fleet=fleet_changed)
+        scheduler = RemoteScheduler(
+            clock=clock, on_fleet=fleet_changed, handlers={ACCESS: (AccessTable, use_access)}
+        )
         number = secrets.randbelow(2**31 - 1) + 1
         joining = Joining(scheduler, number, roles.locate, roles.connect, clock)
-        await _first_join(joining)
+        welcomed(await _first_join(joining))
         stack.push_async_callback(scheduler.leave)
-        _run(stack, joining.keep(lambda _: None), "moegate-joining")
+        _run(stack, joining.keep(welcomed), "moegate-joining")
         _run(stack, roles.follow(scheduler), "moegate-following")
+        prepared = active.prepared
         clients = FrontClients(prepared, scheduler, upstream, load_of_loop)
         stack.push_async_callback(clients.connections.close)
         surroundings = FrontSurroundings(
@@ -197,6 +225,9 @@ async def running_member(
         metrics_address = await stack.enter_async_context(
             member_page(config.telemetry, observing, metrics)
         )
+        scaler_address = await stack.enter_async_context(
+            scaler_port(RemoteReplicaCounts(scheduler.present), config, observing.rpc_refused)
+        )
         member = RunningMember(
             front=front,
             roles=roles,
@@ -204,6 +235,7 @@ async def running_member(
             row=row,
             health_address=health_address,
             metrics_address=metrics_address,
+            scaler_address=scaler_address,
             path=path,
             reload_lock=asyncio.Lock(),
         )
@@ -251,20 +283,18 @@ async def _campaign(
     return row
 
 
-async def _first_join(joining: Joining[Any]) -> None:
-    """Joins a leader. Raises OSError after `START_S`."""
+async def _first_join(joining: Joining[Any]) -> bytes:
+    """Joins a leader, and returns what it welcomes with. Raises OSError after `START_S`."""
     give_up_s = time.monotonic() + START_S
     while True:
         try:
-            await joining.join()
+            return await joining.join()
         except FAILURES as error:
             if time.monotonic() >= give_up_s:
                 raise OSError(
                     f"the leader cannot be joined: {error or type(error).__name__}"
                 ) from None
             await asyncio.sleep(AGAIN_S)
-        else:
-            return
 
 
 def _run(

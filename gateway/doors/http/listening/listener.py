@@ -1,11 +1,11 @@
-"""The listening socket of the HTTP doors, and the bounds on its connections."""
+"""The listening sockets of the HTTP doors and the console, and the bounds on its connections."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 from aiohttp import web
 
@@ -13,7 +13,6 @@ from gateway.config.server import ServerConfig
 from gateway.domain.listening import listening_sockets
 from gateway.doors.entry.caller_noise import HTTP_LOGGER, bound_caller_noise
 from gateway.doors.entry.open_files import connections_that_fit
-from gateway.doors.http.door import HttpDoor
 from gateway.doors.http.http2.connection import Http2Connection, Room
 
 LINGER_S = 2.0
@@ -68,11 +67,20 @@ class _Handshake(asyncio.Protocol):
         connection.connection_made(transport)
 
 
+class Door(Protocol):
+    """Answers requests. `is_draining`: set at the beginning of a drain."""
+
+    is_draining: bool
+
+    async def handle(self, request: web.BaseRequest, *, is_last: bool) -> web.StreamResponse:
+        """Answers one request. `is_last`: the connection takes no further ones."""
+
+
 class HttpListener:
     """Accepts connections, of HTTP/1.1 and, over TLS, of HTTP/2. Each has a time for its first
     request, an idle time and an age. Requires the task `run`."""
 
-    def __init__(self, door: HttpDoor, config: ServerConfig, clock: Callable[[], float]) -> None:
+    def __init__(self, door: Door, config: ServerConfig, clock: Callable[[], float]) -> None:
         self._door = door
         self._config = config
         self._clock = clock
@@ -89,10 +97,15 @@ class HttpListener:
         return sum(not connection.lost for connection in self._open)
 
     async def start(
-        self, listen: str, tls: ssl.SSLContext | None, *, shares_port: bool = False
+        self,
+        listen: str,
+        tls: ssl.SSLContext | None,
+        *,
+        field: str = "server.http_listen",
+        shares_port: bool = False,
     ) -> str:
         """Listens and returns the bound address. Raises OSError that names the field."""
-        sockets = listening_sockets(listen, field="server.http_listen", shares_port=shares_port)
+        sockets = listening_sockets(listen, field=field, shares_port=shares_port)
         port = sockets[0].getsockname()[1]
         for opened in sockets:
             self._listening.append(
