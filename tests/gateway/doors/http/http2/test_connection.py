@@ -103,7 +103,7 @@ async def test_a_window_that_stays_shut_frees_the_engine(tmp_path: Path) -> None
     script = Scripted(frames=frames, end="hang", context_tokens=1 << 20)
     async with listening(script):
         bounds = {"blocked_write_s": 0.5}
-        async with tls_port(before(script), tmp_path, **bounds) as tls, tls.raw() as raw:
+        async with tls_port(before(script), tmp_path, bounds=bounds) as tls, tls.raw() as raw:
             await raw.send(*ask(1, b'{"text":"hi","stream":true}'))
             await serving.until(lambda: tls.served.gateway.pipeline.active_requests == 1)
             sent = 0
@@ -158,7 +158,7 @@ async def test_a_drain_says_goodbye_and_waits_for_streams(tmp_path: Path) -> Non
 
 async def test_an_old_connection_is_told_to_leave(tmp_path: Path) -> None:
     bounds = {"max_connection_age_s": 1e-6}
-    async with tls_port(settings(), tmp_path, ready=False, **bounds) as tls:
+    async with tls_port(settings(), tmp_path, ready=False, bounds=bounds) as tls:
         async with tls.raw() as raw:
             await raw.send(*ask(1, b'{"text":"a"}', b"/plain/echo"))
             assert await raw.until(GOAWAY) is not None
@@ -173,7 +173,7 @@ async def test_an_old_connection_is_told_to_leave(tmp_path: Path) -> None:
 async def test_idle_and_silent_connections_are_closed(tmp_path: Path) -> None:
     bounds = {"max_connection_idle_s": 0.5, "handshake_timeout_s": 1.0}
     async with (
-        tls_port(settings(), tmp_path, ready=False, **bounds) as tls,
+        tls_port(settings(), tmp_path, ready=False, bounds=bounds) as tls,
         tls.raw() as used,
         tls.raw() as silent,
     ):
@@ -196,7 +196,7 @@ def test_the_gateways_own_event_loop_chooses_as_well(tmp_path: Path) -> None:
 
     async def both() -> None:
         bounds = {"max_connections": 2}
-        async with tls_port(settings(), tmp_path, ready=False, **bounds) as tls:
+        async with tls_port(settings(), tmp_path, ready=False, bounds=bounds) as tls:
             found = await tls.client.post("/plain/echo", json={"text": "a" * 1_000_000})
             assert (found.http_version, found.json()["characters"]) == ("HTTP/2", 1_000_000)
             async with httpx2.AsyncClient(verify=tls.context, base_url=tls.url) as one:

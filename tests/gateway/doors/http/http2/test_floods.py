@@ -126,7 +126,7 @@ async def test_a_wrong_beginning_ends_the_connection(tmp_path: Path, first: byte
 
 async def test_requests_beyond_the_room_of_the_port_are_refused(tmp_path: Path) -> None:
     bounds = {"max_connections": 2}
-    async with tls_port(settings(), tmp_path, ready=False, **bounds) as tls, tls.raw() as raw:
+    async with tls_port(settings(), tmp_path, ready=False, bounds=bounds) as tls, tls.raw() as raw:
         await raw.send(*(ask(stream, b"")[0] for stream in (1, 3, 5)))
         found = await raw.until(RST_STREAM)
         assert found is not None
@@ -135,7 +135,7 @@ async def test_requests_beyond_the_room_of_the_port_are_refused(tmp_path: Path) 
 
 async def test_a_client_that_reads_nothing_is_cut_off(tmp_path: Path) -> None:
     bounds = {"blocked_write_s": 0.5}
-    async with tls_port(settings(), tmp_path, ready=False, **bounds) as tls, tls.raw() as raw:
+    async with tls_port(settings(), tmp_path, ready=False, bounds=bounds) as tls, tls.raw() as raw:
         await raw.send(*get(1, b"/livez"))
         assert await raw.until(DATA) is not None
         raw.writer.transport.pause_reading()  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,15 +82,15 @@ async def tls_port(
     *,
     ready: bool = True,
     http2: bool = True,
-    **server: Any,
+    bounds: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[TlsPort]:
     """A gateway, a port with TLS that speaks the plain dialect, and a client of HTTP/2. `http2`:
-    whether the port offers it."""
+    whether the port offers it. `bounds`: further fields of `server`."""
     tls, trusted = tls_of(folder)
     tls = msgspec.structs.replace(tls, http2=http2)
     context = ssl.create_default_context(cafile=str(trusted))
     async with (
-        plain_port(settings, ready=ready, tls=tls, **server) as (served, port, _),
+        plain_port(settings, ready=ready, tls=tls, **(bounds or {})) as (served, port, _),
         httpx2.AsyncClient(
             http2=True,
             verify=context,
