@@ -140,8 +140,9 @@ def test_the_http_port_is_there_when_it_is_wanted(helm: Helm) -> None:
 
 def test_people_sign_in_to_the_console_as_the_values_say(helm: Helm) -> None:
     rules = [{"value": "platform", "role": "operator", "tenant": "ops"}]
-    oidc = {"issuer": "https://idp.example", "client_id": "moegate", "rules": rules}
-    oidc |= {"client_secret": {"file": "../console/oidc-client-secret"}}
+    secret = {"file": "../console/oidc-client-secret"}
+    oidc: dict[str, Any] = {"issuer": "https://idp.example", "client_id": "moegate"}
+    oidc |= {"rules": rules, "client_secret": secret}
     values = {"enabled": True, "existingSecret": "s", "publicUrl": "https://a.b", "oidc": oidc}
     rendered = helm.render({"config": REMOTE, "console": values})
     config = yaml.safe_load(rendered.config)["console"]
