@@ -73,7 +73,8 @@ class Both:
 
 @contextlib.asynccontextmanager
 async def both(folder: Path, **client: Any) -> AsyncIterator[Both]:
-    changed = {"client_secret": None} if "token_endpoint_auth_method" in client else {}
+    is_public = "token_endpoint_auth_method" in client
+    changed: dict[str, Any] = {"client_secret": None} if is_public else {}
     async with serving_provider(**client) as provider:
         settings = with_provider(provider.issuer, folder, **changed)
         async with serving_console(settings, ready=False) as console:
