@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gateway.link.messages import Kind
+from gateway.link.messages import KeyUses, Kind
 from gateway.link.resume import AGAIN, RequestState, Resumed, Standing
 from gateway.link.sent import Ended, Report, SentBranch, SentRequest, request_state
 from gateway.scheduling.claims import client_id
@@ -223,6 +223,13 @@ class FrontRecord:
             ),
         )
 
+    def keep_keys(self, uses: KeyUses, now: float) -> None:
+        """Keeps idempotency keys for the next scheduler, those of other fronts too."""
+        for key in uses.used:
+            self._remember_key(key, now)
+        for pair in uses.freed:
+            self._remembered.pop(pair)
+
     # Internals.
 
     def _report(
@@ -283,9 +290,11 @@ class FrontRecord:
 
     def _remember(self, request: SentRequest, end: RequestEnded, now: float) -> None:
         submission = request.branches[0].submission
-        if not end.keep_idempotency_key or not submission.idempotency_key:
-            return
         asked = submission.request
+        pair = asked.key_id, submission.idempotency_key
+        if not end.keep_idempotency_key or not submission.idempotency_key:
+            self._remembered.pop(pair)
+            return
         key = RememberedKey(
             key_id=asked.key_id,
             idempotency_key=submission.idempotency_key,
@@ -293,10 +302,13 @@ class FrontRecord:
             client_id=client_id(asked),
             left_s=REMEMBERED_S,
         )
+        self._remember_key(key, now)
+
+    def _remember_key(self, key: RememberedKey, now: float) -> None:
         while (oldest := self._remembered.oldest()) is not None and oldest[1][1] <= now:
             self._remembered.pop(oldest[0])
-        pair = asked.key_id, submission.idempotency_key
-        self._remembered.put(asked.tenant, pair, (key, now + REMEMBERED_S))
+        pair = key.key_id, key.idempotency_key
+        self._remembered.put(key.tenant, pair, (key, now + key.left_s))
 
 
 def _drop_if_done(branch: SentBranch, ended: Ended) -> None:

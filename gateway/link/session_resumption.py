@@ -128,6 +128,7 @@ def _take_over(
         state.reservation,
         attempts=state.attempts,
         charged=charged,
+        may_have_output=state.may_have_output,
     )
     owned.stray = not is_held
     for told in state.branches:

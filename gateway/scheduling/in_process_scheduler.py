@@ -193,9 +193,12 @@ class InProcessScheduler:
         if (claimed := self.begin(submission, deliver)) is not None:
             await self.reserve(claimed)
 
-    def begin(self, submission: Submission, deliver: Deliver) -> ClaimedRequest | None:
+    def begin(
+        self, submission: Submission, deliver: Deliver, *, again: bool = False
+    ) -> ClaimedRequest | None:
         """Submits a branch, as far as that needs no waiting. Returns the request that the caller
-        must pass to `reserve`, because budgets apply to it; None: nothing is left to do."""
+        must pass to `reserve`, because budgets apply to it; None: nothing is left to do. `again`:
+        see `Claims.claim`."""
         if submission.kind is not BranchKind.ORIGINAL:
             self._submit_branch(submission, deliver)
             return None
@@ -203,7 +206,7 @@ class InProcessScheduler:
         if request.request_id in self._requests:
             deliver(request_in_flight(request))
             return None
-        refusal = self.claims.claim(submission, self._clock())
+        refusal = self.claims.claim(submission, self._clock(), again=again)
         if refusal is not None:
             deliver(refusal)
             return None
