@@ -30,7 +30,7 @@ COPY --from=build /opt/moegate /opt/moegate
 COPY --from=build --chown=10001:10001 /opt/state /var/lib/moegate
 ENV PATH=/opt/moegate/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
-EXPOSE 50051 50052 8080 9464
+EXPOSE 50051 50052 8080 8090 9464
 ARG VERSION=
 ARG REVISION=
 LABEL org.opencontainers.image.title="moegate" \

@@ -22,6 +22,7 @@ from gateway.delivery.deliveries import Deliveries
 from gateway.delivery.unread_memory import UnreadLimits
 from gateway.delivery.watches import Watches
 from gateway.doors.anthropic.dialect import ANTHROPIC
+from gateway.doors.console.listening.port import ConsoleParts, ConsolePort, console_port
 from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.entry.certificates import Certificates, follow
 from gateway.doors.entry.key_limits import KeyLimits
@@ -79,8 +80,8 @@ class FrontSurroundings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningFront:
-    """A front that accepts calls. `address`: host:port with the bound port. `http`: None if there
-    is no HTTP port."""
+    """A front that accepts calls. `address`: host:port with the bound port. `http`, `console`:
+    None if there is no such port."""
 
     address: str
     active: ActiveConfiguration
@@ -91,6 +92,7 @@ class RunningFront:
     deliveries: Deliveries
     certificates: Certificates | None
     http: HttpPort | None
+    console: ConsolePort | None
 
     def apply(self, prepared: PreparedConfiguration, base_dir: Path) -> None:
         """Puts another configuration into force. Raises ConfigError for TLS files that cannot be
@@ -104,8 +106,9 @@ class RunningFront:
         """Stops gracefully. Setting `hurry` skips the remaining waits."""
         server = self.active.config.server
         self.health.begin_drain()
-        if self.http is not None:
-            self.http.listener.begin_drain()
+        for port in (self.http, self.console):
+            if port is not None:
+                port.listener.begin_drain()
         await _unless(hurry, asyncio.sleep(max(server.drain_delay_s, TELL_S)))
         await _unless(hurry, self.stop())
         await self.server.stop(0)
@@ -116,8 +119,9 @@ class RunningFront:
         # The listener closes at once.
         stopping = asyncio.create_task(self.server.stop(self.active.config.server.drain_s))
         self.watches.end()
-        if self.http is not None:
-            self.http.listener.close()
+        for port in (self.http, self.console):
+            if port is not None:
+                port.listener.close()
         try:
             while self._generates and not stopping.done():
                 await asyncio.wait({stopping}, timeout=DRAIN_POLL_S)
@@ -189,7 +193,18 @@ async def running_front(
             batches=around.batches,
             shares_port=around.shares_port,
         )
-        async with http_port(http_parts, (ANTHROPIC, openai_dialect())) as http:
+        console_parts = ConsoleParts(
+            active=active,
+            server=server,
+            in_progress=in_progress,
+            certificates=certificates,
+            clock=clock,
+            shares_port=around.shares_port,
+        )
+        async with (
+            http_port(http_parts, (ANTHROPIC, openai_dialect())) as http,
+            console_port(console_parts) as console,
+        ):
             address = bind(server, config.server.listen, certificates)
             await server.start()
             tasks = (
@@ -206,6 +221,7 @@ async def running_front(
                 deliveries=deliveries,
                 certificates=certificates,
                 http=http,
+                console=console,
             )
             try:
                 yield front

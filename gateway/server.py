@@ -81,6 +81,11 @@ class RunningGateway:
         return None if self.front.http is None else self.front.http.address
 
     @property
+    def console_address(self) -> str | None:
+        """Address of the console; None: there is none."""
+        return None if self.front.console is None else self.front.console.address
+
+    @property
     def active_requests(self) -> int:
         """Number of client requests in progress."""
         return self.pipeline.active_requests
@@ -192,6 +197,8 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         print(f"moegate listens on {gateway.address}", flush=True)
         if gateway.http_address is not None:
             print(f"moegate speaks HTTP on {gateway.http_address}", flush=True)
+        if gateway.console_address is not None:
+            print(f"moegate shows its console on {gateway.console_address}", flush=True)
         reloading = asyncio.create_task(
             reload_on(reload_requested, gateway.reload_file, gateway.path)
         )

@@ -189,6 +189,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         constraint: hash of what the output must follow, such as a JSON schema; 0: nothing.
         features: names of the features that the request uses, joined by "+".
         charge_limit_nano_usd: most that all of its attempts may be charged; None: no limit.
+        batch_work: it is of class batch, or an item of an offline job, and has the prices of these.
     """
 
     request_id: str
@@ -220,6 +221,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     constraint: int = 0
     features: str = ""
     charge_limit_nano_usd: int | None = None
+    batch_work: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,7 @@ class Decision:
     quote: Quote | None
     remotes: Sequence[Placement]
     remote_quotes: tuple[RemoteQuote, ...]
+    batch_work: bool = False
 
     @property
     def placements(self) -> int:
@@ -198,7 +199,7 @@ class Decision:
         rates = facts.rates_of(self.model)
         if rates is None:
             return None
-        return rates.cost_nano_usd(
+        return rates.of_work(batch=self.batch_work).cost_nano_usd(
             TokenCounts(
                 uncached_input_tokens=max(0, self.prompt_tokens - hit_tokens),
                 cached_input_tokens=min(hit_tokens, self.prompt_tokens),

@@ -70,10 +70,12 @@ class RateTier:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRates:
     """Rates of one price row. `row_id`: the row's id in the ledger. The first tier starts at 0.
+    `batch`: rates of the row for batch work; None: batch work has no price of its own.
     Raises ValueError for tiers that do not start at 0 or do not rise strictly."""
 
     row_id: str
     tiers: tuple[RateTier, ...]
+    batch: TokenRates | None = None
 
     def __post_init__(self) -> None:
         starts = [tier.context_over_tokens for tier in self.tiers]
@@ -81,6 +83,10 @@ class TokenRates:
             raise ValueError(
                 f"tiers of {self.row_id!r}: start at 0, then strictly rising: {starts}"
             )
+
+    def of_work(self, *, batch: bool) -> TokenRates:
+        """Returns the rates of batch work, or those of all other requests."""
+        return self.batch if batch and self.batch is not None else self
 
     def tier(self, input_tokens: int) -> RateTier:
         """Returns the tier for a request with this many input tokens, including cached ones."""

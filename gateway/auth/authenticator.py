@@ -51,6 +51,13 @@ class Caller:
     """Largest request that the key may send, inflated."""
     body_bytes: int
     """Largest body of an HTTP request that the key may send, inflated."""
+    subject: str | None = None
+    """The person who signed in, such as an e-mail address; None: whoever holds the key."""
+
+    @property
+    def actor(self) -> str:
+        """Who acts, for audit logs: the person, else the id of the key."""
+        return self.key_id if self.subject is None else self.subject
 
     def allows_model(self, model: str) -> bool:
         """Whether the caller may use the model."""

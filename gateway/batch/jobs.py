@@ -47,8 +47,8 @@ class Form(enum.StrEnum):
 
 class JobTerms(msgspec.Struct, frozen=True, kw_only=True):
     """Terms that hold for a whole job. `max_cost_nano_usd`: most that all its items may be charged;
-    None: no limit. `metadata`: pairs that the caller keeps with it. See `GenerateCall` for the
-    data policy."""
+    None: no limit. `metadata`: pairs that the caller keeps with it. `labels_json`, `end_user`: of
+    items that have none of their own. See `GenerateCall` for the data policy."""
 
     local_only: bool = False
     remote_classes: frozenset[str] = frozenset()
@@ -56,6 +56,8 @@ class JobTerms(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str = ""
     max_cost_nano_usd: int | None = None
     metadata: dict[str, str] = {}
+    labels_json: str = ""
+    end_user: str = ""
 
 
 class JobDraft(msgspec.Struct, frozen=True, kw_only=True):

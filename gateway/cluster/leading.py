@@ -29,9 +29,9 @@ from gateway.doors.grpc.accounts.services import add_account_services
 from gateway.doors.grpc.listening.forwarded_accounts import CHANNEL_OPTIONS, ForwardedKeys
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.port import bind
-from gateway.doors.keda.external_scaler import scaler_port
 from gateway.fronts.batch_link import batch_handlers
 from gateway.fronts.bookings import LedgerBookings
+from gateway.fronts.replica_count_link import replica_count_handlers
 from gateway.fronts.scheduler_side import take_over_fleet
 from gateway.leadership.lease_row import LeaderBefore
 from gateway.link.certificates import LinkCertificates
@@ -158,7 +158,7 @@ async def leader_side(
             parts.scheduler,
             clock=clock,
             met=parts.fleet,
-            handlers=lambda front: batch_handlers(lane.desk),
+            handlers=lambda front: batch_handlers(lane.desk) | replica_count_handlers(counts),
             bookings=LedgerBookings(accounting),
             opening=Opening(before.fronts, clock(), opened) if term > 1 else None,
             forgets_unfinished=before.gone,
@@ -179,9 +179,6 @@ async def leader_side(
         stack.callback(host.close)
         stack.callback(server.close)
         await stack.enter_async_context(lane.running(batch_front.pipeline, parts.scheduler))
-        await stack.enter_async_context(
-            scaler_port(counts, active.config, around.observing.rpc_refused)
-        )
         yield side
 
 

@@ -25,9 +25,11 @@ from gateway.config.resolve.secrets import resolve
 from gateway.delivery.watches import Watches
 from gateway.doors.grpc.listening.forwarded_accounts import add_forwarded_accounts
 from gateway.doors.grpc.listening.health import HealthService, health_port
+from gateway.doors.keda.external_scaler import scaler_port
 from gateway.front import FrontSurroundings, RunningFront, running_front
 from gateway.fronts.batch_link import RemoteBatches
 from gateway.fronts.front_clients import FrontClients
+from gateway.fronts.replica_count_link import RemoteReplicaCounts
 from gateway.leadership.leadership import Leadership
 from gateway.leadership.lease_row import LeaseRow
 from gateway.link.certificates import LinkCertificates
@@ -64,6 +66,7 @@ class RunningMember:
     row: LeaseRow
     health_address: str | None
     metrics_address: str | None
+    scaler_address: str | None
     path: Path | None
     reload_lock: asyncio.Lock
 
@@ -76,6 +79,11 @@ class RunningMember:
     def http_address(self) -> str | None:
         """Address of the HTTP doors; None: there are none."""
         return None if self.front.http is None else self.front.http.address
+
+    @property
+    def console_address(self) -> str | None:
+        """Address of the console; None: there is none."""
+        return None if self.front.console is None else self.front.console.address
 
     @property
     def active(self) -> ActiveConfiguration:
@@ -204,6 +212,9 @@ async def running_member(
         metrics_address = await stack.enter_async_context(
             member_page(config.telemetry, observing, metrics)
         )
+        scaler_address = await stack.enter_async_context(
+            scaler_port(RemoteReplicaCounts(scheduler.present), config, observing.rpc_refused)
+        )
         member = RunningMember(
             front=front,
             roles=roles,
@@ -211,6 +222,7 @@ async def running_member(
             row=row,
             health_address=health_address,
             metrics_address=metrics_address,
+            scaler_address=scaler_address,
             path=path,
             reload_lock=asyncio.Lock(),
         )

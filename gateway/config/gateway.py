@@ -250,6 +250,9 @@ class RemoteConfig(_Part, frozen=True, kw_only=True):
     """Further HTTP headers of every request."""
     extra_body_json: JsonText | None = None
     """Further fields of every request's body, such as '{"provider": {"zdr": true}}'."""
+    batch_body_json: JsonText | None = None
+    """Further fields of the bodies of batch work, such as '{"service_tier": "flex"}', for which the
+    remote takes `batch_usd_per_mtok` of its price row (OpenAI-shaped APIs only)."""
     can: tuple[Feature, ...] = ()
     """Features that it has beyond the usual ones of its API."""
     cannot: tuple[Lack, ...] = ()

@@ -144,8 +144,8 @@ class RemoteRow(Validity, frozen=True, kw_only=True):
     windows: tuple[Window, ...] = ()
     """Prices at certain times."""
     batch_usd_per_mtok: TokenPrices | None = None
-    """Prices of the batch API of the provider, for comparison: no request is priced by them,
-    because requests of class batch use the ordinary API, too."""
+    """Prices of the provider for batch work. They price requests of a remote that asks for them
+    with `batch_body_json`; else they are for comparison."""
 
 
 class ShowbackRow(Validity, frozen=True, kw_only=True):
@@ -160,6 +160,9 @@ class ShowbackRow(Validity, frozen=True, kw_only=True):
     """Charges of its tenants."""
     tiers: tuple[ContextTier, ...] = ()
     """Prices of longer inputs."""
+    batch_usd_per_mtok: TokenPrices | None = None
+    """Charges for batch work: items of offline jobs, and requests of class batch, whatever their
+    input's length; absent: they are charged as all other requests."""
 
 
 class CatalogFile(_Row, frozen=True, kw_only=True):

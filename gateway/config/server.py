@@ -24,8 +24,8 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TlsConfig(_Part, frozen=True, kw_only=True):
-    """TLS of the gRPC and the HTTP port. Files are PEM, relative to the folder of the configuration
-    file."""
+    """TLS of the ports of gRPC, HTTP and the console. Files are PEM, relative to the folder of the
+    configuration file."""
 
     cert: Annotated[str, Meta(min_length=1)]
     """Certificate chain of the server."""
@@ -48,6 +48,8 @@ class ServerConfig(_Part, frozen=True, kw_only=True):
     cors_origins: tuple[Origin, ...] = ()
     """Origins whose pages may call the HTTP port from a browser, such as https://app.example.com,
     or * for all; empty: none may."""
+    console_listen: HostPort | None = None
+    """Address of the console, web pages for people (docs/console.md); absent: there is none."""
     ping_s: Seconds = 15.0
     """Silence after which a stream of the HTTP port is sent a ping. A stream that has not begun
     begins with it: an error after that comes within the stream, no longer as a status."""

@@ -245,6 +245,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """Service class; None: unknown."""
     priority: int = 0
     """Priority within the service class. Higher values run first."""
+    batch_work: bool = False
+    """The request is of class batch, or an item of an offline job."""
 
 
 class FinishReason(enum.StrEnum):

@@ -1,12 +1,13 @@
-"""Follows the addresses of the replicas of pools in DNS.
+"""Follows the addresses of the replicas of pools in DNS or in Kubernetes.
 
 A pool has `max_replicas` numbered places, which are placements of the scheduler from the start; a
 place without an address is out of service. A new address gets a place, and its replica is probed
-and enters service like any other. When an address is gone from DNS, its place takes no new requests
+and enters service like any other. When an address is gone, its place takes no new requests
 and is free for another address once its last stream has ended. So no stream is cut.
 
-Only an answer changes anything: a failed look-up keeps the last answer. An empty answer counts only
-when the next one is empty too, because a resolver that has just started may know nothing yet.
+Only an answer changes anything: a failed look-up keeps the last answer. An empty answer of DNS
+counts only when the next one is empty too, because a resolver that has just started may know
+nothing yet.
 Replicas that have really gone refuse connections and leave service by that.
 """
 
@@ -18,13 +19,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.config.discovery import DiscoveryConfig
-from gateway.fleet.dns_lookup import Answer, LookupFailed, url_of
+from gateway.fleet.found import Answer, LookupFailed, url_of
 from gateway.fleet.keyed_tasks import KeyedTasks
 
 log = logging.getLogger(__name__)
 
 Lookup = Callable[[], Awaitable[Answer]]
-"""Looks up the name of one pool. Raises LookupFailed."""
+"""Looks up the servers of one pool, at once or as soon as they have changed. Raises
+LookupFailed."""
 OnChange = Callable[[Mapping[str, str]], Awaitable[None]]
 """Called when addresses have changed, with the reason for each place that lost its address."""
 
@@ -103,8 +105,7 @@ class Discovery:
 
     def adopt(self, old: Discovery) -> None:
         """Begins with what another one has found, if it looks up the same servers."""
-        mine, its = self.settings, old.settings
-        if (mine.dns, mine.port, mine.nameserver) == (its.dns, its.port, its.nameserver):
+        if _looked_up(self.settings) == _looked_up(old.settings):
             self._assignment.adopt(old._assignment)
 
     async def run(self) -> None:
@@ -116,13 +117,13 @@ class Discovery:
     async def refresh(self) -> float:
         """Looks up once, and reports what has changed. Returns the seconds to the next look-up."""
         low, high = self.settings.min_refresh_s, self.settings.max_refresh_s
-        name = self.settings.dns
+        name = self.settings.source
         try:
             answer = await self._lookup()
         except LookupFailed as error:
             self._log_trouble(f"look-up of {name} failed, the last answer holds: {error}")
             return low
-        if not answer.addresses and not self._was_empty:
+        if not answer.addresses and not self._was_empty and not answer.is_certain:
             self._was_empty = True
             return low
         self._was_empty = not answer.addresses
@@ -148,7 +149,7 @@ class Discovery:
         if trouble and trouble != self._trouble:
             log.warning("pool %s: %s", self.pool, trouble)
         elif self._trouble and not trouble:
-            log.info("pool %s: DNS answers again", self.pool)
+            log.info("pool %s: %s is answered again", self.pool, self.settings.source)
         self._trouble = trouble
 
 
@@ -167,7 +168,9 @@ class Discoveries:
         self._is_idle = is_idle
         self._on_change = on_change
         self._by_pool: dict[str, Discovery] = {}
-        self._following: KeyedTasks[str, DiscoveryConfig] = KeyedTasks("moegate-dns", self._follow)
+        self._following: KeyedTasks[str, DiscoveryConfig] = KeyedTasks(
+            "moegate-discovery", self._follow
+        )
 
     def apply(self, pools: Mapping[str, DiscoveryConfig]) -> None:
         """Makes these the pools that are followed. What was found stays known where the same
@@ -202,6 +205,10 @@ class Discoveries:
         await self._by_pool[pool].run()
 
 
+def _looked_up(settings: DiscoveryConfig) -> tuple[object, ...]:
+    return settings.dns, settings.endpoint_slices, settings.port, settings.nameserver
+
+
 def place_names(pool: str, settings: DiscoveryConfig) -> tuple[str, ...]:
-    """Places of a pool whose replicas are found in DNS."""
+    """Places of a pool whose replicas are found."""
     return tuple(f"{pool}/{number}" for number in range(settings.max_replicas))

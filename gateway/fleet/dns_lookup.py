@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from ipaddress import ip_address
-
 import dns.asyncresolver
 import dns.exception
 import dns.rdatatype
 import dns.resolver
 
 from gateway.config.discovery import DiscoveryConfig
-
-
-class LookupFailed(Exception):
-    """There was no answer, so that the addresses are unknown. The text says why."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """Addresses in order, without duplicates; empty: the name has none now. `ttl_s` None:
-    unknown."""
-
-    addresses: tuple[str, ...]
-    ttl_s: float | None
+from gateway.fleet.found import Answer, LookupFailed, in_order
 
 
 class DnsLookup:
     """Looks up one name, each time it is called."""
 
-    def __init__(self, settings: DiscoveryConfig) -> None:
+    def __init__(self, name: str, settings: DiscoveryConfig) -> None:
+        self._name = name
         self._settings = settings
         self._resolver: dns.asyncresolver.Resolver | None = None
 
@@ -50,7 +36,7 @@ class DnsLookup:
     ) -> Answer:
         try:
             found = await resolver.resolve(
-                self._settings.dns,
+                self._name,
                 kind,
                 search=True,
                 lifetime=self._settings.timeout_s,
@@ -67,19 +53,9 @@ class DnsLookup:
         if found.rrset is None:
             return Answer(addresses=(), ttl_s=None)
         return Answer(
-            addresses=tuple(sorted({record.address for record in found.rrset}, key=_numeric)),
+            addresses=in_order(record.address for record in found.rrset),
             ttl_s=float(found.rrset.ttl),
         )
-
-
-def url_of(address: str, port: int) -> str:
-    """Address of the API of a replica."""
-    host = f"[{address}]" if ":" in address else address
-    return f"http://{host}:{port}"
-
-
-def _numeric(address: str) -> int:
-    return int(ip_address(address))
 
 
 def _resolver(settings: DiscoveryConfig) -> dns.asyncresolver.Resolver:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
+from gateway.config.discovery import DiscoveryConfig
 from gateway.config.gateway import PoolConfig
 from gateway.fleet.adapters import adapter_rules
 from gateway.fleet.connections import ConnectedReplica, Connections, FleetSettings
-from gateway.fleet.discovery import Discoveries
+from gateway.fleet.discovery import Discoveries, Lookup
 from gateway.fleet.dns_lookup import DnsLookup
+from gateway.fleet.endpoint_slices import EndpointSliceLookup
 from gateway.fleet.kv_events import KvEventsListener, Publisher, publisher
 from gateway.fleet.placement_names import placement_names
 from gateway.fleet.placements import pinned_ranks, replica_names
@@ -68,7 +70,7 @@ class Fleet:
         )
         self._listener = KvEventsListener(report)
         self._discoveries = Discoveries(
-            DnsLookup, is_idle=self._replica_is_idle, on_change=self._reconnect
+            _lookup, is_idle=self._replica_is_idle, on_change=self._reconnect
         )
         self._connect()
 
@@ -104,7 +106,7 @@ class Fleet:
         await self.connections.close()
 
     async def _reconnect(self, gone: Mapping[str, str]) -> None:
-        """DNS names other servers now. `gone`: reasons by replica."""
+        """There are other servers now. `gone`: reasons by replica."""
         self._connect(gone)
         await self._on_change()
 
@@ -164,3 +166,10 @@ def _publisher(replica: ConnectedReplica) -> Publisher | None:
     pool = replica.pool
     ports = {f"{pool.name}/{each.name}": each.kv_events_port for each in pool.replicas}
     return publisher(pool, replica.name, replica.url, ports.get(replica.name))
+
+
+def _lookup(settings: DiscoveryConfig) -> Lookup:
+    """What looks up the servers of a pool."""
+    if settings.endpoint_slices is not None:
+        return EndpointSliceLookup(settings.endpoint_slices, settings)
+    return DnsLookup(settings.dns or "", settings)

@@ -84,6 +84,7 @@ class RemoteConnection:
     api_key: str | None = field(repr=False)
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     extra_body_json: str | None
+    batch_body_json: str | None
     can: frozenset[Feature]
     cannot: tuple[str, ...]
     drop: tuple[Feature, ...]
@@ -125,6 +126,7 @@ def remote_connection(remote: RemoteConfig, base_dir: Path) -> RemoteConnection:
         api_key=resolve(remote.api_key, base_dir),
         headers=tuple(headers),
         extra_body_json=remote.extra_body_json,
+        batch_body_json=remote.batch_body_json,
         can=frozenset(remote.can),
         cannot=remote.cannot,
         drop=remote.drop,
@@ -196,6 +198,7 @@ def remote_client(remote: RemoteConnection, session: HttpSession, pace: Pace) ->
                 origin=remote.origin,
                 max_tokens_field=remote.max_tokens_field,
                 extra=extra_body(remote.extra_body_json),
+                batch_extra=extra_body(remote.batch_body_json),
                 headers=dict(remote.headers),
             )
 

@@ -37,7 +37,7 @@ class SchedulerSetting:
     Attributes:
         path: configuration file.
         sockets: folder of the sockets, and of the configuration in force.
-        addresses: `listen` and `http_listen`, with the ports that were taken.
+        addresses: `listen`, `http_listen` and `console_listen`, with the ports that were taken.
         fronts_before: fronts of a scheduler that was killed, which this one replaces: it starts
             with the configuration that was in force. 0: it starts with the file.
     """

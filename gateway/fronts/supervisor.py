@@ -35,6 +35,7 @@ class RunningFronts:
 
     address: str
     http_address: str | None
+    console_address: str | None
     config: GatewayConfig
     scheduler: SchedulerKeeper
     fronts: FrontProcesses
@@ -62,10 +63,10 @@ async def running_fronts(
     with contextlib.ExitStack() as ports:
         grpc_port = shared_port(config.server.listen, "server.listen")
         addresses = {"listen": ports.enter_context(grpc_port)}
-        if config.server.http_listen is not None:
-            addresses["http_listen"] = ports.enter_context(
-                shared_port(config.server.http_listen, "server.http_listen")
-            )
+        for name in ("http_listen", "console_listen"):
+            listen = getattr(config.server, name)
+            if listen is not None:
+                addresses[name] = ports.enter_context(shared_port(listen, f"server.{name}"))
         folder = Path(ports.enter_context(tempfile.TemporaryDirectory(prefix="moegate-")))
         scheduler = SchedulerKeeper(_setting(path, folder, addresses, log_level), count)
         fronts = FrontProcesses(count, front_command(folder / "link"))
@@ -76,6 +77,7 @@ async def running_fronts(
             gateway = RunningFronts(
                 address=addresses["listen"],
                 http_address=addresses.get("http_listen"),
+                console_address=addresses.get("console_listen"),
                 config=config,
                 scheduler=scheduler,
                 fronts=fronts,
@@ -136,6 +138,8 @@ async def serve_fronts(config: GatewayConfig, path: Path, log_level: str, count:
         print(f"moegate listens on {gateway.address}", flush=True)
         if gateway.http_address is not None:
             print(f"moegate speaks HTTP on {gateway.http_address}", flush=True)
+        if gateway.console_address is not None:
+            print(f"moegate shows its console on {gateway.console_address}", flush=True)
         await stop.wait()
         log.info(
             "draining: new calls are taken for %g s more, streams have %g s; a second signal ends"

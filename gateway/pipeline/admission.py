@@ -28,7 +28,7 @@ from gateway.pipeline.terms import (
 )
 from gateway.pipeline.token_count import exact_prompt_tokens
 from gateway.pipeline.upstreams import Upstreams
-from scheduler.contract import RefusalReason, Request
+from scheduler.contract import RefusalReason, Request, SloClass
 from scheduler.port import SchedulerPort
 
 
@@ -101,6 +101,7 @@ class Admission:
             remote_classes=request.remote_classes,
             slo_class=request.slo.slo_class,
             priority=request.priority,
+            batch_work=request.batch_work,
         )
         return request, generation, unsupported
 
@@ -131,7 +132,7 @@ def scheduler_request(
 ) -> Request:
     """Builds the scheduler's request. `now`: monotonic seconds. Raises RequestRefused
     (PERMISSION_DENIED)."""
-    generation, caller = call.generation, call.caller
+    generation, caller, slo = call.generation, call.caller, slo_of(call, settings)
     return Request(
         # Clients choose request ids, so two keys may choose the same one.
         request_id=f"{caller.key_id}/{generation.request_id}",
@@ -139,7 +140,7 @@ def scheduler_request(
         model=generation.model,
         arrival_s=now,
         deadline_s=now + time_left_s(call, settings),
-        slo=slo_of(call, settings),
+        slo=slo,
         priority=priority_of(call),
         prompt_tokens=prompt_tokens,
         prompt_tokens_exact=isinstance(generation.input, tuple),
@@ -156,6 +157,7 @@ def scheduler_request(
         unsupported_by=frozenset(unsupported_by),
         signed_by=signed_by,
         whole_answer=call.whole_answer,
+        batch_work=call.batch_item or slo.slo_class is SloClass.BATCH,
     )
 
 

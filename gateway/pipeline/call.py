@@ -27,6 +27,7 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
         end_user, labels_json: for the ledger (`gateway/domain/tags.py`); empty: none.
         idempotency_key: the client's idempotency key; empty: none.
         max_cost_nano_usd: highest allowed charge in nano-USD; None: unlimited.
+        batch_item: it is an item of an offline job.
         prompt_tokens: estimate by `Admission.estimate`; None: not estimated yet.
         trace_headers: W3C trace context for the engines.
         on_start: called with each placement that the request is sent to, before its output; a hedge
@@ -49,6 +50,7 @@ class GenerateCall(msgspec.Struct, frozen=True, kw_only=True):
     labels_json: str = ""
     idempotency_key: str = ""
     max_cost_nano_usd: int | None = None
+    batch_item: bool = False
     prompt_tokens: int | None = None
     trace_headers: tuple[tuple[str, str], ...] = ()
     on_start: Callable[[Start], None] | None = None

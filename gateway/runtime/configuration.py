@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.accounting.prices.source import unknown_price_rows
+from gateway.accounting.prices.source import rows_without_batch, unknown_price_rows
 from gateway.auth.authenticator import Authenticator
 from gateway.config.gateway import GatewayConfig
 from gateway.config.problems import ConfigError
@@ -31,7 +31,8 @@ def prepare(config: GatewayConfig, base_dir: Path) -> PreparedConfiguration:
     relative paths. Raises ConfigError."""
     placements = tuple(placements_of(config, base_dir))
     scheduling = scheduling_settings(config, base_dir, placements)
-    if problems := list(unknown_price_rows(config, scheduling.prices)):
+    prices = scheduling.prices
+    if problems := [*unknown_price_rows(config, prices), *rows_without_batch(config, prices)]:
         raise ConfigError("price catalogs", problems)
     return PreparedConfiguration(
         config=config,

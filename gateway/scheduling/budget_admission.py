@@ -72,7 +72,7 @@ class BudgetAdmission:
         self._budgets = budgets
         self._placements: tuple[Placement, ...] = ()
         self._rates = RateSnapshot()
-        self._groups: dict[tuple[str, str], tuple[_Group, ...]] = {}
+        self._groups: dict[tuple[str, str, bool], tuple[_Group, ...]] = {}
         self._base_model = base_model
 
     def configure(self, placements: tuple[Placement, ...], rates: RateSnapshot) -> None:
@@ -194,10 +194,10 @@ class BudgetAdmission:
         raise AssertionError("there is at least one level")
 
     def _allowed(self, request: Request) -> list[_Group]:
-        names = request.model, self._base_model(request.model)
-        groups = self._groups.get(names)
+        priced_as = request.model, self._base_model(request.model), request.batch_work
+        groups = self._groups.get(priced_as)
         if groups is None:
-            groups = self._groups[names] = _grouped(self._placements, self._rates, *names)
+            groups = self._groups[priced_as] = _grouped(self._placements, self._rates, *priced_as)
         return [
             group
             for group in groups
@@ -207,14 +207,19 @@ class BudgetAdmission:
 
 
 def _grouped(
-    placements: Iterable[Placement], rates: RateSnapshot, model: str, base_model: str
+    placements: Iterable[Placement],
+    rates: RateSnapshot,
+    model: str,
+    base_model: str,
+    batch_work: bool,
 ) -> tuple[_Group, ...]:
     """Placements that may have the model, which may be an adapter of `base_model`."""
     names: dict[tuple[str | None, TokenRates | None], set[str]] = {}
     for facts in placements:
         is_remote = facts.kind is PlacementKind.REMOTE
         if facts.model == model or (facts.model == base_model and not is_remote):
-            key = (facts.remote_class if is_remote else None, rates.of(facts.name, model))
+            found = rates.of(facts.name, model, batch=batch_work)
+            key = facts.remote_class if is_remote else None, found
             names.setdefault(key, set()).add(facts.name)
     return tuple(
         _Group(names=frozenset(group), remote_class=remote_class, rates=found)

@@ -22,6 +22,7 @@ from gateway.config.gateway import (
     GatewayConfig,
     GpuConfig,
     KeyConfig,
+    KeyRole,
     PoolConfig,
     RemoteConfig,
     ReplicaConfig,
@@ -70,9 +71,12 @@ REMOTE_KEY = "MOEGATE_DEMO_REMOTE_KEY"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """The running fleet. `keys`: one for each tenant; URLs and engines are keyed by placement."""
+    """The running fleet. `keys`: one for each tenant; `operator_key`: for the console. URLs and
+    engines are keyed by placement."""
 
     address: str
+    console_address: str
+    operator_key: str
     keys: Sequence[str]
     replica_urls: Mapping[str, str]
     remote_urls: Mapping[str, str]
@@ -81,11 +85,17 @@ class Fleet:
 
 
 async def start(
-    processes: Processes, directory: Path, tenants: int, metrics_listen: str | None = None
+    processes: Processes,
+    directory: Path,
+    tenants: int,
+    *,
+    console_listen: str = "127.0.0.1:0",
+    metrics_listen: str | None = None,
 ) -> Fleet:
     """Starts all processes, and returns when every replica is in service. Raises ProcessFailed.
 
-    `metrics_listen`: address of the gateway's metrics page; None: no page.
+    `console_listen`: address of the gateway's console. `metrics_listen`: address of its metrics
+    page; None: no page.
     """
     remote_key = secrets.token_urlsafe(24)
     arguments = {
@@ -105,16 +115,28 @@ async def start(
         for name, process in engines.items()
     }
     keys = [f"mg-{secrets.token_urlsafe(24)}" for _ in range(tenants)]
+    operator_key = f"mg-{secrets.token_urlsafe(24)}"
+    server = ServerConfig(
+        listen="127.0.0.1:0",
+        console_listen=console_listen,
+        drain_delay_s=0.0,
+        drain_s=5.0,
+        probe_interval_s=0.5,
+    )
+    tenants_with_keys = _tenants(keys, operator_key)
     file = directory / "moegate.yaml"
-    file.write_bytes(msgspec.yaml.encode(_config(urls, keys, metrics_listen)))
+    file.write_bytes(msgspec.yaml.encode(_config(server, urls, tenants_with_keys, metrics_listen)))
     (directory / CATALOG).write_bytes(catalog(POOL, MODEL, REMOTE_PRICE))
     gateway = await processes.start(
         "gateway", ("serve", str(file), "--log-level", "WARNING"), {REMOTE_KEY: remote_key}
     )
     address = await gateway.wait_for_line(r"moegate listens on (\S+)")
+    console_address = await gateway.wait_for_line(r"moegate shows its console on (\S+)")
     await _until_serving(address, keys[0], gateway)
     return Fleet(
         address=address,
+        console_address=console_address,
+        operator_key=operator_key,
         keys=keys,
         replica_urls={name: url for name, url in urls.items() if name != REMOTE},
         remote_urls={REMOTE: urls[REMOTE]},
@@ -143,8 +165,20 @@ def _engine(speed: float, sequences: int, seed: int, *more: str) -> tuple[str, .
     )
 
 
+def _tenants(keys: Sequence[str], operator_key: str) -> tuple[TenantConfig, ...]:
+    callers = tuple(
+        TenantConfig(name=f"tenant-{i}", keys=(KeyConfig(id=f"key-{i}", sha256=key_sha256(key)),))
+        for i, key in enumerate(keys)
+    )
+    operator = KeyConfig(id="operator", role=KeyRole.OPERATOR, sha256=key_sha256(operator_key))
+    return (*callers, TenantConfig(name="operators", keys=(operator,)))
+
+
 def _config(
-    urls: Mapping[str, str], keys: Sequence[str], metrics_listen: str | None
+    server: ServerConfig,
+    urls: Mapping[str, str],
+    tenants: tuple[TenantConfig, ...],
+    metrics_listen: str | None,
 ) -> GatewayConfig:
     pool = PoolConfig(
         name=POOL,
@@ -162,14 +196,8 @@ def _config(
         max_concurrency=REMOTE_SEQUENCES,
         price_row=f"{PROVIDER}/{MODEL}",
     )
-    tenants = tuple(
-        TenantConfig(name=f"tenant-{i}", keys=(KeyConfig(id=f"key-{i}", sha256=key_sha256(key)),))
-        for i, key in enumerate(keys)
-    )
     return GatewayConfig(
-        server=ServerConfig(
-            listen="127.0.0.1:0", drain_delay_s=0.0, drain_s=5.0, probe_interval_s=0.5
-        ),
+        server=server,
         pools=(pool,),
         remotes=(remote,),
         tenants=tenants,

@@ -43,14 +43,15 @@ LENGTH_SCALE = 0.4
 class DemoSettings:
     """Arguments of the command.
 
-    `kill_after_s`: time at which the demo kills a replica; None: never. `metrics_listen`: address
-    of the gateway's metrics page; None: no page.
+    `kill_after_s`: time at which the demo kills a replica; None: never. `console_listen`: address
+    of the gateway's console. `metrics_listen`: address of its metrics page; None: no page.
     """
 
     duration_s: float
     rate_per_s: float
     seed: int
     kill_after_s: float | None
+    console_listen: str = "127.0.0.1:0"
     metrics_listen: str | None = None
 
 
@@ -78,7 +79,18 @@ async def run_demo(settings: DemoSettings, console: Console) -> bool:
     )
     with tempfile.TemporaryDirectory(prefix="moegate-demo-") as directory:
         async with Processes(Path(directory)) as processes, aiohttp.ClientSession() as session:
-            fleet = await fleets.start(processes, Path(directory), TENANTS, settings.metrics_listen)
+            fleet = await fleets.start(
+                processes,
+                Path(directory),
+                TENANTS,
+                console_listen=settings.console_listen,
+                metrics_listen=settings.metrics_listen,
+            )
+            console.print(
+                f"Look at it on http://{fleet.console_address}: sign in with {fleet.operator_key}",
+                highlight=False,
+                soft_wrap=True,
+            )
             run = _Run(fleet, session, settings, shape)
             await run.load_with_view(planned, console)
             left_over = await run.until_idle()

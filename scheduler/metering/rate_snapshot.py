@@ -28,16 +28,17 @@ class RateSnapshot:
         """Whether the placement was configured when the snapshot was made."""
         return placement in self.rates or placement in self.unpriced
 
-    def of(self, placement: str, model: str) -> TokenRates | None:
+    def of(self, placement: str, model: str, *, batch: bool = False) -> TokenRates | None:
         """Rates of a model or adapter on a placement: its own, else those of the placement; None:
-        unknown."""
-        return self.adapter_rates.get((placement, model), self.rates.get(placement))
+        unknown. `batch`: those of batch work."""
+        found = self.adapter_rates.get((placement, model), self.rates.get(placement))
+        return None if found is None else found.of_work(batch=batch)
 
     def cheapest_remote_nano_usd(self, request: Request, counts: TokenCounts) -> int | None:
         """What these tokens cost at the cheapest remote that the request allows and that can
         honour it; None: there is none with a known price."""
         costs = [
-            self.rates[name].cost_nano_usd(counts)
+            self.rates[name].of_work(batch=request.batch_work).cost_nano_usd(counts)
             for remote_class, name in self.remotes.get(request.model, ())
             if remote_class in request.remote_classes
             and name not in request.unsupported_by

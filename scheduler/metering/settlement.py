@@ -136,7 +136,7 @@ def settle(
     charge, whatever the upstream counts; None: no limit.
     """
     counts = None if usage is None else token_counts(usage)
-    rates = rate_snapshot.of(start.placement, request.model)
+    rates = rate_snapshot.of(start.placement, request.model, batch=request.batch_work)
     basis: CostBasis | None = None
     cost: int | None = None
     parts: tuple[CostPart, ...] = ()

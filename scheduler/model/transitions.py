@@ -242,6 +242,7 @@ def make_decision(
         quote=None if quote is None else quote.kept(),
         remotes=model_state.remotes.facts,
         remote_quotes=remote_quotes,
+        batch_work=request.batch_work,
     )
 
 

@@ -81,7 +81,8 @@ def quote_remote(
         cached_input_tokens=hit_tokens,
         output_tokens=round(output_tokens),
     )
-    nano_usd = None if facts.rates is None else facts.rates.cost_nano_usd(counts)
+    rates = None if facts.rates is None else facts.rates.of_work(batch=request.batch_work)
+    nano_usd = None if rates is None else rates.cost_nano_usd(counts)
     blocked = RemoteBlock.FREE
     if facts.name in request.unsupported_by:
         blocked = RemoteBlock.UNSUPPORTED

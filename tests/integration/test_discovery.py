@@ -1,4 +1,5 @@
-"""Replicas found in DNS: a real DNS server whose answer changes, real vLLM-shaped servers."""
+"""Replicas found in DNS or in Kubernetes: a real DNS server whose answer changes, Kubernetes' API
+as far as it tells endpoints, real vLLM-shaped servers."""
 
 from __future__ import annotations
 
@@ -14,12 +15,13 @@ import msgspec
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.config.discovery import DiscoveryConfig
+from gateway.config.discovery import DiscoveryConfig, EndpointSlicesConfig
 from gateway.config.gateway import GatewayConfig, GpuConfig
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2
 from tests import serving
 from tests.dns_server import DnsServer, dns_server
+from tests.kubernetes_api import endpoint, kubernetes_api
 from tests.serving import METADATA, Serving, chat_request, first_message, read_stream
 
 NAME = "vllm.models.svc.cluster.local"
@@ -136,6 +138,32 @@ async def test_requests_wait_for_the_first_server_of_a_pool_that_is_scaled_from_
         assert await again
 
 
+async def test_replicas_come_and_go_as_kubernetes_tells_it(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("token")
+    async with fleet() as (_, port), kubernetes_api("models", "vllm") as api:
+        service = EndpointSlicesConfig(
+            service="vllm",
+            namespace="models",
+            api_server=api.url,
+            token_file=str(tmp_path / "token"),
+        )
+        discover = DiscoveryConfig(endpoint_slices=service, port=port, min_refresh_s=0.05)
+        pool = msgspec.structs.replace(serving.pool([]), discover=discover)
+        api.set("one", endpoint(FIRST))
+        async with serving.serving(serving.config(pools=[pool]), ready=False) as gateway:
+            await until_in_service(gateway, FIRST)
+            request = chat_request(max_output_tokens=300, ignore_eos=True)
+            call = gateway.stub.Generate(request, metadata=METADATA)
+            await first_message(call)
+            api.set("one", endpoint(FIRST, ready=False), endpoint(SECOND))
+            await until_in_service(gateway, SECOND)
+            assert await generate(gateway)
+            seen = await read_stream(call)
+            assert seen.done is not None
+            assert seen.done.usage.completion_tokens == 300
+            assert api.lists == 1
+
+
 @pytest.mark.parametrize("failure", ["SERVFAIL", "REFUSED", "silent"])
 async def test_a_resolver_that_fails_keeps_the_last_answer_and_says_so_once(
     failure: str, caplog: pytest.LogCaptureFixture
@@ -158,7 +186,7 @@ async def test_a_resolver_that_fails_keeps_the_last_answer_and_says_so_once(
         await generate(gateway)
         assert caplog.text.count("the last answer holds") == 1
         dns.rcode, dns.silent = dns_rcode("NOERROR"), False
-        await serving.until(lambda: "DNS answers again" in caplog.text)
+        await serving.until(lambda: "is answered again" in caplog.text)
 
 
 def dns_rcode(text: str) -> dns.rcode.Rcode:

@@ -34,7 +34,8 @@ async def test_the_commands_run_in_order(tmp_path: Path) -> None:
         shutil.copy(ROOT / "examples" / name, tmp_path / name)
     config = tmp_path / "local.yaml"
     text = config.read_text().replace("127.0.0.1:8000", f"127.0.0.1:{engine}")
-    config.write_text(f"server: {{listen: '127.0.0.1:{door}'}}\n{text}")
+    text = text.replace("127.0.0.1:8090", "127.0.0.1:0")
+    config.write_text(text.replace("server:\n", f"server:\n  listen: 127.0.0.1:{door}\n", 1))
     moegate = f"{sys.executable} -m moegate"
     target = f"--target 127.0.0.1:{door}"
     script = ["set -mex"]
@@ -65,4 +66,5 @@ async def test_the_commands_run_in_order(tmp_path: Path) -> None:
     out = told.decode()
     assert process.returncode == 0, out
     assert f"moegate listens on 127.0.0.1:{door}" in out
+    assert "moegate shows its console on 127.0.0.1:" in out
     assert "own/a" in out

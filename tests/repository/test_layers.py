@@ -122,6 +122,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "gateway.doors.openai": (*BELOW_DOORS, "gateway.delivery", "gateway.doors.http"),
     "gateway.doors.anthropic": (*BELOW_DOORS, "gateway.delivery", "gateway.doors.http"),
+    # Pages for people, which ask the gateway's own gRPC services.
+    "gateway.doors.console": (
+        *("gateway.config", "gateway.auth", "gateway.delivery", "gateway.doors.entry"),
+        *("gateway.doors.http.listening", GRPC),
+    ),
     # Puts the parts together, and the process around them.
     "gateway.runtime": (*BELOW_DOORS, "gateway.telemetry"),
     # The front's side: pipeline and doors in one process.

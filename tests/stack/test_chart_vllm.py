@@ -242,6 +242,31 @@ def stages_apart(rendered: Rendered) -> None:
     ]
 
 
+def found_in_endpoint_slices(rendered: Rendered) -> None:
+    pools = {pool["name"]: pool for pool in yaml.safe_load(rendered.config)["pools"]}
+    wanted = {"service": SET, "namespace": "models"}
+    found = {"port": 8000, "max_replicas": 16, "endpoint_slices": wanted}
+    assert pools["vllm"]["discover"] == found
+    pod = pod_of(rendered)
+    assert pod["automountServiceAccountToken"] is True
+    for namespace in ("models", "elsewhere"):
+        name = f"x-moegate-slices-of-{namespace}"
+        role, binding = (rendered.one(kind, name) for kind in ("Role", "RoleBinding"))
+        assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == namespace
+        assert role["rules"] == [
+            {
+                "apiGroups": ["discovery.k8s.io"],
+                "resources": ["endpointslices"],
+                "verbs": ["list", "watch"],
+            }
+        ]
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+        (subject,) = binding["subjects"]
+        assert (subject["name"], subject["namespace"]) == (pod["serviceAccountName"], "models")
+    egress = rendered.one("NetworkPolicy", "x-moegate")["spec"]["egress"]
+    assert {"ports": [{"port": 443}, {"port": 6443}]} in egress
+
+
 def scaled_from_none(rendered: Rendered) -> None:
     assert "replicas" not in rendered.one("StatefulSet", SET)["spec"]
     scaled = rendered.one("ScaledObject", SET)["spec"]
@@ -412,6 +437,26 @@ MATRIX: dict[str, tuple[Mapping[str, Any], Check]] = {
         },
         stages_apart,
     ),
+    "endpoint slices": (
+        {
+            "networkPolicy": {"enabled": True},
+            "vllm": [{**VLLM, "discovery": "endpointSlices"}],
+            "config": {
+                "pools": [
+                    {
+                        "name": "other",
+                        "model": "o",
+                        "gpu": {"type": "H100", "count": 1},
+                        "discover": {
+                            "port": 8000,
+                            "endpoint_slices": {"service": "o", "namespace": "elsewhere"},
+                        },
+                    }
+                ]
+            },
+        },
+        found_in_endpoint_slices,
+    ),
     "scaled": (
         {
             "vllm": [
@@ -515,7 +560,7 @@ def test_several_gateways_cannot_scale_by_money(helm: Helm) -> None:
         "config": {"ledger": {"postgres": {"file": "/p"}}},
         "vllm": [{**VLLM, **PRICED, "autoscaling": {"mode": "money"}}],
     }
-    with pytest.raises(Refused, match="money needs one gateway"):
+    with pytest.raises(Refused, match="money needs one scheduler"):
         helm.render(values)
 
 

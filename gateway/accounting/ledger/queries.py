@@ -21,10 +21,12 @@ class Selection:
     tenant: str = ""
     key_id: str = ""
     model: str = ""
+    request_id: str = ""
 
     def filters(self) -> list[tuple[str, str]]:
         """Columns and the values that they must have."""
-        named = (("tenant", self.tenant), ("key_id", self.key_id), ("model", self.model))
+        names = ("tenant", "key_id", "model", "request_id")
+        named = [(name, getattr(self, name)) for name in names]
         return [(column, value) for column, value in named if value]
 
 

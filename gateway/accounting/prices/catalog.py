@@ -7,8 +7,8 @@ segments, so that a bill across a price change is exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import chain, pairwise
 from typing import TypeVar
@@ -71,14 +71,28 @@ class Prices:
             self._remotes = {**remotes, **self._remotes}
             self._showback = {**showback, **self._showback}
 
+    def rows(self) -> Iterator[GpuHourRow | ShowbackRow | RemoteRow]:
+        """Yields every row that counts, whenever it is valid; those of a subject by their time."""
+        for gpu_rows in self._gpu_hours.values():
+            yield from sorted(gpu_rows, key=span)
+        for own_rows in self._showback.values():
+            yield from sorted(own_rows, key=span)
+        for remote_rows in self._remotes.values():
+            yield from sorted(remote_rows, key=span)
+
     @property
     def remote_keys(self) -> frozenset[str]:
         """PROVIDER/MODEL of all rows for remotes, whenever they are valid."""
         return frozenset(self._remotes)
 
+    def without_batch(self, key: str) -> list[str]:
+        """Ids of the rows of PROVIDER/MODEL that have no prices of batch work."""
+        rows = self._remotes.get(key, ())
+        return [row.id for row in rows if row.batch_usd_per_mtok is None]
+
     def remote_rates(self, key: str, at_s: float, *, batch: bool = False) -> TokenRates | None:
-        """Token rates of PROVIDER/MODEL at a moment; None where unknown. `batch`: those of its
-        batch API, which are displayed only, because no request is priced by them."""
+        """Token rates of PROVIDER/MODEL at a moment; None where unknown. `batch`: those of the
+        provider for batch work."""
         row = _active(self._remotes.get(key, ()), at_s)
         if row is None:
             return None
@@ -94,7 +108,13 @@ class Prices:
         """Token rates that tenants pay for the model of a self-hosted pool, or by the rows of one
         of its adapters; None where unknown."""
         row = _active(self._showback.get((pool, adapter), ()), at_s)
-        return None if row is None else _rates(row.id, row.usd_per_mtok, row.tiers)
+        if row is None:
+            return None
+        batch = row.batch_usd_per_mtok
+        return replace(
+            _rates(row.id, row.usd_per_mtok, row.tiers),
+            batch=None if batch is None else _rates(f"{row.id}@batch", batch, ()),
+        )
 
     def adapter_rates(self, pool: str, at_s: float) -> tuple[tuple[str, TokenRates], ...]:
         """Token rates of the adapters of a self-hosted pool that have a row of their own now."""

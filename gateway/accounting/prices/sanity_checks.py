@@ -100,8 +100,8 @@ def _token_row(path: str, row: TokenRow) -> Iterator[Problem]:
         for i, window in enumerate(row.windows):
             yield from _prices(f"{path}.windows[{i}].usd_per_mtok", window.usd_per_mtok, row)
         yield from _windows(f"{path}.windows", row.windows)
-        if row.batch_usd_per_mtok is not None:
-            yield from _prices(f"{path}.batch_usd_per_mtok", row.batch_usd_per_mtok, row)
+    if row.batch_usd_per_mtok is not None:
+        yield from _prices(f"{path}.batch_usd_per_mtok", row.batch_usd_per_mtok, row)
 
 
 def _prices(path: str, prices: TokenPrices, row: TokenRow) -> Iterator[Problem]:

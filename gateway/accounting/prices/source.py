@@ -48,6 +48,17 @@ def unknown_price_rows(config: GatewayConfig, prices: Prices) -> Iterator[Proble
             yield problem(path, remote.price_row, "no price catalog has a row of this name", fix)
 
 
+def rows_without_batch(config: GatewayConfig, prices: Prices) -> Iterator[Problem]:
+    """Yields a problem for each remote that asks for prices of batch work that its rows lack."""
+    for i, remote in enumerate(config.remotes):
+        if remote.batch_body_json is None or remote.price_row is None:
+            continue
+        if without := prices.without_batch(remote.price_row):
+            message = f"{', '.join(without)} of {remote.price_row} has no batch_usd_per_mtok"
+            fix = "add it to the row, or remove batch_body_json"
+            yield problem(f"remotes[{i}].batch_body_json", remote.batch_body_json, message, fix)
+
+
 def priced(
     placements: Iterable[Placement], config: GatewayConfig, prices: Prices, at_s: float
 ) -> list[Placement]:
@@ -77,7 +88,10 @@ def _local(placement: Placement, pool: PoolConfig, prices: Prices, at_s: float) 
 
 def _remote(placement: Placement, remote: RemoteConfig, prices: Prices, at_s: float) -> Placement:
     key = remote.price_row
-    return replace(placement, rates=None if key is None else prices.remote_rates(key, at_s))
+    rates = None if key is None else prices.remote_rates(key, at_s)
+    if key is not None and rates is not None and remote.batch_body_json is not None:
+        rates = replace(rates, batch=prices.remote_rates(key, at_s, batch=True))
+    return replace(placement, rates=rates)
 
 
 def group_nano_usd_per_hour(pool: PoolConfig, prices: Prices, at_s: float) -> int | None:

@@ -19,6 +19,7 @@ class ItemCall:
     """One run of an item.
 
     Attributes:
+        job_id: the job.
         request_id: that of every run of the item.
         content: the line or message.
         endpoint: path that the line names; empty for messages.
@@ -28,6 +29,7 @@ class ItemCall:
         on_start: called when a placement has been found for it.
     """
 
+    job_id: str
     request_id: str
     item: Item
     content: bytes

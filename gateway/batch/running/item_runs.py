@@ -143,6 +143,7 @@ class ItemRuns:
             lambda tx: read_bytes(tx, job.file_id, item.start_byte, item.size_bytes)
         )
         call = ItemCall(
+            job_id=job.job_id,
             request_id=request_id(job.job_id, item.number),
             item=item,
             content=content,

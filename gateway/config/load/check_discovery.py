@@ -1,4 +1,4 @@
-"""Checks of pools whose replicas are found in DNS."""
+"""Checks of pools whose replicas are found in DNS or in Kubernetes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def discovery_problems(pools: tuple[PoolConfig, ...]) -> Iterator[Problem]:
         if pool.discover is None:
             if not pool.replicas:
                 message = "the pool has neither replicas nor discover: no server"
-                fix = "list replicas, or let discover find them in DNS"
+                fix = "list replicas, or let discover find them"
                 yield problem(f"{path}.replicas", (), message, fix)
             continue
         if pool.replicas:
@@ -26,14 +26,31 @@ def discovery_problems(pools: tuple[PoolConfig, ...]) -> Iterator[Problem]:
             fix = "keep one of them; two pools may serve one model"
             yield problem(f"{path}.replicas", pool.replicas, message, fix)
         yield from _settings(f"{path}.discover", pool.discover)
-        name = pool.discover.dns.rstrip(".").lower()
-        other = first.setdefault((name, pool.discover.port), f"{path}.discover")
-        if other != f"{path}.discover":
+        field, name = _name(pool.discover)
+        other = first.setdefault((name.lower(), pool.discover.port), f"{path}.discover")
+        if name and other != f"{path}.discover":
             message = f"the same servers as {other}"
-            yield problem(f"{path}.discover.dns", pool.discover.dns, message, "name others")
+            yield problem(f"{path}.discover.{field}", name, message, "name others")
+
+
+def _name(discover: DiscoveryConfig) -> tuple[str, str]:
+    """The field that names the servers, and the name; both empty: there is none."""
+    if discover.dns is not None:
+        return "dns", discover.dns.rstrip(".")
+    if discover.endpoint_slices is not None:
+        return "endpoint_slices", str(discover.endpoint_slices)
+    return "", ""
 
 
 def _settings(path: str, discover: DiscoveryConfig) -> Iterator[Problem]:
+    if (discover.dns is None) is (discover.endpoint_slices is None):
+        message = "either dns or endpoint_slices finds the servers"
+        fix = "give one of them"
+        yield problem(path, discover.source if discover.dns else (), message, fix)
+    if discover.nameserver is not None and discover.dns is None:
+        message = "no name in DNS is looked up"
+        fix = "remove it, or give dns"
+        yield problem(f"{path}.nameserver", discover.nameserver, message, fix)
     if discover.min_refresh_s > discover.max_refresh_s:
         message = f"longer than max_refresh_s, {discover.max_refresh_s:g} s"
         fix = "lower min_refresh_s, or raise max_refresh_s"

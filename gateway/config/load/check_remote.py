@@ -60,6 +60,7 @@ def remote_problems(path: str, remote: RemoteConfig, base_dir: Path) -> Iterator
     yield from extra_body_problems(
         f"{path}.extra_body_json", remote.extra_body_json, RESERVED_FIELDS
     )
+    yield from _batch_body(f"{path}.batch_body_json", remote)
     yield from _features(path, remote)
     yield from _reasoning_request(path, remote)
     yield from _history(f"{path}.history", remote)
@@ -162,6 +163,13 @@ def _session_hint(path: str, remote: RemoteConfig, base_dir: Path) -> Iterator[P
             yield Problem(path=f"{path}.secret", value=found, message=message, fix=fix)
     except ConfigError as error:
         yield from (each.under(f"{path}.secret") for each in error.problems)
+
+
+def _batch_body(path: str, remote: RemoteConfig) -> Iterator[Problem]:
+    yield from extra_body_problems(path, remote.batch_body_json, RESERVED_FIELDS)
+    if remote.batch_body_json is not None and remote.api is not RemoteApi.OPENAI:
+        message = f"api {remote.api.value} has no cheaper tier for single requests"
+        yield problem(path, remote.batch_body_json, message, "remove it")
 
 
 def _hint_field(path: str, field: str, remote: RemoteConfig) -> Iterator[Problem]:

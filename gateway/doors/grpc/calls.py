@@ -8,7 +8,7 @@ from gateway.auth.authenticator import Caller
 from gateway.batch.running.execution import ItemCall
 from gateway.domain.generation import Generation
 from gateway.domain.slices import Steps
-from gateway.domain.tags import labels_json
+from gateway.domain.tags import item_labels, labels_json
 from gateway.doors.grpc.hops import hops_of
 from gateway.doors.grpc.pooling_requests import PoolingRequest, pooling_steps
 from gateway.doors.grpc.requests import generation_steps
@@ -84,6 +84,9 @@ def batch_call(
         slo_class=item.slo_class,
         idempotency_key="",
         max_cost_nano_usd=min(caps, default=None),
+        batch_item=True,
+        labels_json=item_labels(item.job_id, item.terms.labels_json, proto.labels),
+        end_user=call.end_user or item.terms.end_user,
     )
 
 

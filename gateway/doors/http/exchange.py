@@ -72,6 +72,7 @@ class Exchange:
         start: the last placement that the request was sent to; None: none yet.
         failed: what ended a stream after its status line; None: nothing.
         finished: the summary of a generation that succeeded; None: none yet.
+        default_end_user: of an item of a batch that names none.
         on_start: called as `GenerateCall.on_start`; None: nobody asks.
     """
 
@@ -88,6 +89,7 @@ class Exchange:
     failed: HttpError | None = None
     finished: Finished | None = None
     given_body: bytes = b""
+    default_end_user: str = ""
     on_start: Callable[[Start], None] | None = None
 
     async def body(self, decode: Callable[[bytes], T], *, has_token_ids: bool = False) -> T:
@@ -144,16 +146,20 @@ class Exchange:
             local_only=terms.local_only,
             remote_classes=terms.remote_classes,
             session_id=terms.session_id or session_id,
-            end_user=terms.end_user or (end_user if end_user and is_end_user(end_user) else ""),
+            end_user=terms.end_user or self._end_user(end_user),
             labels_json=terms.labels_json,
             idempotency_key=terms.idempotency_key,
             max_cost_nano_usd=terms.max_cost_nano_usd,
+            batch_item=self.request is None,
             trace_headers=(
                 () if self.request is None else trace_headers(lower_items(self.request.headers))
             ),
             prompt_tokens=estimate,
             on_start=self._started,
         )
+
+    def _end_user(self, by_body: str | None) -> str:
+        return by_body if by_body and is_end_user(by_body) else self.default_end_user
 
     async def _fitted(self, generation: Generation, estimate: int) -> Generation:
         """Lowers the output limit to what the context leaves beside the prompt: engines refuse a

@@ -39,8 +39,8 @@ class OpenAIClient:
 
     `base_url`: with /v1. `session` is the caller's, and outlives this. `pace`: how large pieces of
     streams shall be; `capabilities`: by default `OPENAI_FEATURES`; `max_tokens_field`, `history`,
-    `reasoning_request`, `origin`, `extra`: see `BodyOptions`; `session_hint`: None: none is sent;
-    `headers`: further ones, of every call.
+    `reasoning_request`, `origin`, `extra`: see `BodyOptions`; `batch_extra`: further fields of the
+    bodies of batch work; `session_hint`: None: none is sent; `headers`: further ones of every call.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class OpenAIClient:
         reasoning_request: ReasoningRequest = ReasoningRequest.REASONING_EFFORT,
         origin: str = "",
         extra: Mapping[str, msgspec.Raw] | None = None,
+        batch_extra: Mapping[str, msgspec.Raw] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.session = session
@@ -76,6 +77,7 @@ class OpenAIClient:
             origin=origin,
             extra=extra or {},
         )
+        self._batch_extra = batch_extra or {}
         self._session_hint = session_hint
         self._headers = {
             # Compression would hold frames back until a block of it is full.
@@ -106,6 +108,8 @@ class OpenAIClient:
         headers = self._headers | {"X-Request-Id": generation.request_id}
         headers |= hop_headers(generation.hops)
         options = self._options
+        if generation.batch_work and self._batch_extra:
+            options = replace(options, extra={**options.extra, **self._batch_extra})
         if (hint := self._session_hint) is not None:
             headers |= hint.headers(generation.session)
             options = replace(options, extra={**options.extra, **hint.fields(generation.session)})

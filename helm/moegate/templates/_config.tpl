@@ -7,6 +7,9 @@
 {{- if .Values.http.enabled -}}
 {{- $_ := set $server "http_listen" "[::]:8080" -}}
 {{- end -}}
+{{- if .Values.console.enabled -}}
+{{- $_ := set $server "console_listen" "[::]:8090" -}}
+{{- end -}}
 {{- if include "moegate.scalesByMoney" . -}}
 {{- $_ := set $server "scaler_listen" "[::]:50053" -}}
 {{- end -}}

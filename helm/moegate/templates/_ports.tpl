@@ -66,3 +66,21 @@
 {{- end -}}
 {{- $ports | uniq | toJson -}}
 {{- end -}}
+
+{{/* Namespaces of Services whose EndpointSlices the gateway follows, as a JSON list. */}}
+{{- define "moegate.sliceNamespaces" -}}
+{{- $namespaces := list -}}
+{{- range .Values.vllm -}}
+{{- if eq (include "moegate.vllm" (list $ .) | fromYaml).discovery "endpointSlices" -}}
+{{- $namespaces = append $namespaces $.Release.Namespace -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.config.pools -}}
+{{- with (default dict .discover).endpoint_slices -}}
+{{- if not .api_server -}}
+{{- $namespaces = append $namespaces (default $.Release.Namespace .namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $namespaces | uniq | toJson -}}
+{{- end -}}

@@ -4,9 +4,9 @@
 {{/* `required` and not `fail`: `helm lint` of the bare defaults lets it pass. */}}
 {{- $served := ternary "" "yes" (empty (or $config.pools $config.remotes .Values.vllm)) -}}
 {{- $_ := required "\nconfig: there is no server: give config.pools or config.remotes, or servers in vllm" $served -}}
-{{- range $field := list "listen" "health_listen" "http_listen" "scaler_listen" "tls" -}}
+{{- range $field := list "listen" "health_listen" "http_listen" "console_listen" "scaler_listen" "tls" -}}
 {{- if hasKey (dig "server" dict $config) $field -}}
-{{- fail (printf "\nconfig.server.%s: the chart sets it: remove it (see service, http, tls, vllm[].autoscaling)" $field) -}}
+{{- fail (printf "\nconfig.server.%s: the chart sets it: remove it (see service, http, console, tls, vllm[].autoscaling)" $field) -}}
 {{- end -}}
 {{- end -}}
 {{- if hasKey (dig "telemetry" dict $config) "metrics_listen" -}}

@@ -77,8 +77,8 @@
 {{- if not $vllm.gpu.usdPerGpuHour -}}
 {{- fail (printf "%s.autoscaling.mode: money needs the price of a server: give gpu.usdPerGpuHour" .at) -}}
 {{- end -}}
-{{- if include "moegate.isShared" .root -}}
-{{- fail (printf "%s.autoscaling.mode: money needs one gateway, because each would see its part of the demand: set replicaCount 1 and the gateway's autoscaling.mode none" .at) -}}
+{{- if and (include "moegate.isShared" .root) (not .root.Values.cluster.enabled) -}}
+{{- fail (printf "%s.autoscaling.mode: money needs one scheduler, because each would see its part of the demand: set cluster.enabled, or replicaCount 1 and the gateway's autoscaling.mode none" .at) -}}
 {{- end -}}
 {{- end -}}
 {{- if and (ne $scaling.mode "none") (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}

@@ -83,7 +83,13 @@ moegate-stage: {{ . }}
 {{- $url := printf "http://%s-proxy.%s.svc:8000" (include "moegate.vllm.fullname" .) .root.Release.Namespace -}}
 {{- $_ := set $pool "replicas" (list (dict "name" "pair" "url" $url "engines" $engines)) -}}
 {{- else -}}
-{{- $discover := dict "dns" (include "moegate.vllm.dns" .) "port" 8000 -}}
+{{- $discover := dict "port" 8000 -}}
+{{- if eq $vllm.discovery "endpointSlices" -}}
+{{- $service := dict "service" (include "moegate.vllm.fullname" .) "namespace" .root.Release.Namespace -}}
+{{- $_ := set $discover "endpoint_slices" $service -}}
+{{- else -}}
+{{- $_ := set $discover "dns" (include "moegate.vllm.dns" .) -}}
+{{- end -}}
 {{- $most := max 16 (mul 2 (max (int $vllm.replicas) (ternary 0 (int $vllm.autoscaling.maxReplicas) (eq $vllm.autoscaling.mode "none")))) -}}
 {{- if and (ne $vllm.autoscaling.mode "none") (eq (int $vllm.autoscaling.minReplicas) 0) -}}
 {{- $_ := set $discover "start_s" (int $vllm.startupSeconds) -}}

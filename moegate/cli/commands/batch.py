@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     submit.add_argument(
         "--metadata", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="kept"
     )
+    submit.add_argument(
+        "--label", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="for reports"
+    )
     submit.add_argument("--wait", action="store_true", help="show progress until it has ended")
     submit.set_defaults(run=lambda args: run_command(_submit(args)))
     listed = kinds.add_parser("list", help="jobs of the key's tenant, newest first")
@@ -77,6 +80,7 @@ async def _submit(args: argparse.Namespace) -> None:
             openai_lines=head,
             endpoint=args.endpoint or _endpoint(head),
             metadata=dict(args.metadata),
+            labels=dict(args.label),
         )
         first.data_policy.local_only = args.local_only
         if args.within is not None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+from gateway.config.discovery import DiscoveryConfig
 from gateway.config.gateway import GatewayConfig, GpuConfig, PoolConfig, RemoteConfig, TenantConfig
 from gateway.config.load.file import ConfigError, load
 from gateway.config.problems import Problem, problem
@@ -96,7 +97,7 @@ def _pool_line(pool: PoolConfig) -> str:
     replicas = len(pool.replicas)
     if pool.discover is not None:
         return (
-            f"pool {pool.name}: {pool.model} on the replicas that DNS has for {pool.discover.dns}, "
+            f"pool {pool.name}: {pool.model} on the replicas that {_finder(pool.discover)}, "
             f"at most {pool.discover.max_replicas}; each {_count(pool.gpu.count, 'GPU')} "
             f"({pool.gpu.type}), {_price(pool.gpu, 1)}"
         )
@@ -105,6 +106,12 @@ def _pool_line(pool: PoolConfig) -> str:
         f"{_count(replicas * pool.gpu.count, 'GPU')} ({pool.gpu.type}), "
         f"{_price(pool.gpu, replicas)}"
     )
+
+
+def _finder(discover: DiscoveryConfig) -> str:
+    if discover.dns is not None:
+        return f"DNS has for {discover.dns}"
+    return f"Kubernetes has for {discover.endpoint_slices}"
 
 
 def _price(gpu: GpuConfig, replicas: int) -> str:

@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="kill one replica after S seconds, to see what becomes of its requests",
     )
     parser.add_argument(
+        "--console-listen",
+        default="127.0.0.1:0",
+        metavar="HOST:PORT",
+        help="show the gateway's console there (%(default)s: a free port)",
+    )
+    parser.add_argument(
         "--metrics-listen",
         metavar="HOST:PORT",
         help="show the gateway's metrics there, for a Prometheus",
@@ -54,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         rate_per_s=args.rate,
         seed=args.seed,
         kill_after_s=args.kill_replica_after,
+        console_listen=args.console_listen,
         metrics_listen=args.metrics_listen,
     )
     try:

@@ -79,8 +79,8 @@ def _show(args: argparse.Namespace) -> int:
     console.print(table)
     if has_batch_prices:
         console.print(
-            "(batch): of the provider's batch API, to compare with. No request is priced by it: "
-            "the ordinary API is called for requests of class batch, too."
+            "(batch): of offline jobs and requests of class batch; at a remote only where its "
+            "batch_body_json asks for them, else to compare with."
         )
     return 0
 

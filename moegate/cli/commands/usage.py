@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 
+from gateway.translation.spend_figures import NUMBERS, known
 from moegate.cli.channel import add_channel_arguments, call_metadata, call_method, open_channel
 from moegate.cli.command_runner import CommandFailed, run_command
 from moegate.cli.groups import GROUPS, group_value, label_of, parse_groups
@@ -19,7 +20,7 @@ from moegate.cli.views.fitted_table import table_console
 from moegate.cli.views.models_by_week import models_table
 from moegate.cli.views.pictures import NoMatplotlib
 from moegate.cli.views.usage_export import NoPyarrow, write_csv, write_parquet
-from moegate.cli.views.usage_report import NUMBERS, as_json, known, save_png, table
+from moegate.cli.views.usage_report import as_json, save_png, table
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 
 ORDERS = {

@@ -17,7 +17,7 @@ PriceRow = GpuHourRow | RemoteRow | ShowbackRow
 def price_table(
     catalogs: Sequence[CatalogFile], at_s: float, *, every_row: bool
 ) -> tuple[FittedTable, bool]:
-    """The table, and whether it holds prices of a provider's batch API.
+    """The table, and whether it holds prices of batch work.
 
     `at_s`: Unix seconds. `every_row`: rows of the past and of the future are in the table, too,
     with the prices of their first second.
@@ -39,7 +39,8 @@ def price_table(
         holds = start_s <= at_s < end_s
         if not holds and not every_row:
             continue
-        has_batch_prices |= isinstance(row, RemoteRow) and row.batch_usd_per_mtok is not None
+        if not isinstance(row, GpuHourRow):
+            has_batch_prices |= row.batch_usd_per_mtok is not None
         dates = (row.valid_from, row.valid_to or "", row.checked_at)
         for line in _lines(row, prices, at_s if holds else start_s):
             table.add_row(*line, *dates)
@@ -70,7 +71,8 @@ def _lines(row: PriceRow, prices: Prices, at_s: float) -> list[tuple[str, ...]]:
             if row.adapter is not None:
                 name = f"{name}, adapter {row.adapter}"
             rates = prices.showback_rates(row.pool, at_s, row.adapter or "")
-            return _tier_lines(name, rates)
+            batch_rates = None if rates is None else rates.batch
+            return _tier_lines(name, rates) + _tier_lines(f"{name} (batch)", batch_rates)
 
 
 def _tier_lines(name: str, rates: TokenRates | None) -> list[tuple[str, ...]]:

@@ -8,22 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.ledger import NANO_USD
+from gateway.translation.spend_figures import NUMBERS, known
 from moegate.cli.views.fitted_table import Column, FittedTable, number
 from moegate.cli.views.pictures import new_figure
 from moegate.v1 import usage_pb2
 
-NUMBERS = (
-    *("requests", "attempts", "uncached_input_tokens", "cached_input_tokens", "output_tokens"),
-    *("cache_write_tokens", "metered_attempts", "metered_nano_usd", "own_nano_usd"),
-    *("remote_nano_usd", "wasted_nano_usd", "uncached_input_nano_usd", "cached_input_nano_usd"),
-    *("output_nano_usd", "charged_nano_usd", "unpriced_attempts", "estimated_attempts"),
-    *("corrected_nano_usd", "recovered_nano_usd", "cheapest_remote_attempts"),
-    "cheapest_remote_nano_usd",
-)
-_METERED = (
-    *("metered_nano_usd", "own_nano_usd", "remote_nano_usd", "wasted_nano_usd"),
-    *("uncached_input_nano_usd", "cached_input_nano_usd", "output_nano_usd"),
-)
 MAX_BARS = 40
 
 
@@ -60,18 +49,6 @@ def table(groups: Sequence[str], answer: usage_pb2.GetSpendResponse) -> FittedTa
         blank = ["total", *[""] * (len(groups) - 1)]
         rows.add_row(*blank[: len(groups)], *_cells(total), style="bold")
     return rows
-
-
-def known(row: usage_pb2.SpendRow) -> list[int | None]:
-    """Values of `NUMBERS`; None: unknown, since of no attempt it is known."""
-    found: dict[str, int | None] = {name: getattr(row, name) for name in NUMBERS}
-    if row.attempts and not row.metered_attempts:
-        found |= dict.fromkeys(_METERED)
-    if row.attempts and row.unpriced_attempts == row.attempts and not row.charged_nano_usd:
-        found["charged_nano_usd"] = None
-    if not row.cheapest_remote_attempts:
-        found["cheapest_remote_nano_usd"] = None
-    return list(found.values())
 
 
 def as_json(groups: Sequence[str], answer: usage_pb2.GetSpendResponse) -> dict[str, Any]:

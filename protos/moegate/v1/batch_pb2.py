@@ -27,7 +27,7 @@ from moegate.v1 import generation_pb2 as moegate_dot_v1_dot_generation__pb2
 from moegate.v1 import inference_pb2 as moegate_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16moegate/v1/batch.proto\x12\nmoegate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmoegate/v1/generation.proto\x1a\x1amoegate/v1/inference.proto\"\xb2\x05\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.moegate.v1.BatchState\x12\x10\n\x08requests\x18\x03 \x01(\x03\x12\x11\n\tsucceeded\x18\x04 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x03\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x63omplete_before\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63harged_nano_usd\x18\n \x01(\x03\x12\x10\n\x08unpriced\x18\x0b \x01(\x03\x12\x15\n\rprompt_tokens\x18\x0c \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\r \x01(\x03\x12\x11\n\tbad_lines\x18\x0e \x01(\x03\x12&\n\x06\x66\x61ults\x18\x0f \x03(\x0b\x32\x16.moegate.v1.BatchFault\x12\x10\n\x08\x65ndpoint\x18\x10 \x01(\t\x12\x31\n\x08metadata\x18\x11 \x03(\x0b\x32\x1f.moegate.v1.Batch.MetadataEntry\x12\x31\n\restimated_end\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x12\x65stimated_nano_usd\x18\x13 \x01(\x03H\x00\x88\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x15\n\x13_estimated_nano_usd\"H\n\nBatchFault\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05param\x18\x04 \x01(\t\"\x84\x03\n\x12SubmitBatchRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x1b.moegate.v1.GenerateRequest\x12\x33\n\x0f\x63omplete_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0copenai_lines\x18\x04 \x01(\x0c\x12\x10\n\x08\x65ndpoint\x18\x05 \x01(\t\x12\x1e\n\x11max_cost_nano_usd\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12>\n\x08metadata\x18\x07 \x03(\x0b\x32,.moegate.v1.SubmitBatchRequest.MetadataEntry\x12+\n\x0b\x64\x61ta_policy\x18\x08 \x01(\x0b\x32\x16.moegate.v1.DataPolicy\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x14\n\x12_max_cost_nano_usd\"7\n\x13SubmitBatchResponse\x12 \n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x11.moegate.v1.Batch\"#\n\x0fGetBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"4\n\x10GetBatchResponse\x12 \n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x11.moegate.v1.Batch\";\n\x12ListBatchesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x13ListBatchesResponse\x12\"\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x11.moegate.v1.Batch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x12\x43\x61ncelBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"7\n\x13\x43\x61ncelBatchResponse\x12 \n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x11.moegate.v1.Batch\"M\n\x19StreamBatchResultsRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x0c\n\x04skip\x18\x02 \x01(\x03\x12\x10\n\x08in_order\x18\x03 \x01(\x08\"\xb2\x01\n\x1aStreamBatchResultsResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32 .moegate.v1.GenerateOnceResponseH\x00\x12+\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.moegate.v1.BatchItemErrorH\x00\x12\x15\n\x0bopenai_line\x18\x04 \x01(\x0cH\x00\x42\t\n\x07outcome\"?\n\x0e\x42\x61tchItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t*\xd9\x01\n\nBatchState\x12\x1b\n\x17\x42\x41TCH_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42\x41TCH_STATE_QUEUED\x10\x01\x12\x17\n\x13\x42\x41TCH_STATE_RUNNING\x10\x02\x12\x15\n\x11\x42\x41TCH_STATE_ENDED\x10\x03\x12\x19\n\x15\x42\x41TCH_STATE_CANCELLED\x10\x04\x12\x17\n\x13\x42\x41TCH_STATE_EXPIRED\x10\x05\x12\x16\n\x12\x42\x41TCH_STATE_FAILED\x10\x06\x12\x1a\n\x16\x42\x41TCH_STATE_CANCELLING\x10\x07\x32\xae\x03\n\x0c\x42\x61tchService\x12P\n\x0bSubmitBatch\x12\x1e.moegate.v1.SubmitBatchRequest\x1a\x1f.moegate.v1.SubmitBatchResponse(\x01\x12\x45\n\x08GetBatch\x12\x1b.moegate.v1.GetBatchRequest\x1a\x1c.moegate.v1.GetBatchResponse\x12N\n\x0bListBatches\x12\x1e.moegate.v1.ListBatchesRequest\x1a\x1f.moegate.v1.ListBatchesResponse\x12N\n\x0b\x43\x61ncelBatch\x12\x1e.moegate.v1.CancelBatchRequest\x1a\x1f.moegate.v1.CancelBatchResponse\x12\x65\n\x12StreamBatchResults\x12%.moegate.v1.StreamBatchResultsRequest\x1a&.moegate.v1.StreamBatchResultsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16moegate/v1/batch.proto\x12\nmoegate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmoegate/v1/generation.proto\x1a\x1amoegate/v1/inference.proto\"\xb2\x05\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.moegate.v1.BatchState\x12\x10\n\x08requests\x18\x03 \x01(\x03\x12\x11\n\tsucceeded\x18\x04 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x03\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x63omplete_before\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63harged_nano_usd\x18\n \x01(\x03\x12\x10\n\x08unpriced\x18\x0b \x01(\x03\x12\x15\n\rprompt_tokens\x18\x0c \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\r \x01(\x03\x12\x11\n\tbad_lines\x18\x0e \x01(\x03\x12&\n\x06\x66\x61ults\x18\x0f \x03(\x0b\x32\x16.moegate.v1.BatchFault\x12\x10\n\x08\x65ndpoint\x18\x10 \x01(\t\x12\x31\n\x08metadata\x18\x11 \x03(\x0b\x32\x1f.moegate.v1.Batch.MetadataEntry\x12\x31\n\restimated_end\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x12\x65stimated_nano_usd\x18\x13 \x01(\x03H\x00\x88\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x15\n\x13_estimated_nano_usd\"H\n\nBatchFault\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05param\x18\x04 \x01(\t\"\x81\x04\n\x12SubmitBatchRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x1b.moegate.v1.GenerateRequest\x12\x33\n\x0f\x63omplete_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0copenai_lines\x18\x04 \x01(\x0c\x12\x10\n\x08\x65ndpoint\x18\x05 \x01(\t\x12\x1e\n\x11max_cost_nano_usd\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12>\n\x08metadata\x18\x07 \x03(\x0b\x32,.moegate.v1.SubmitBatchRequest.MetadataEntry\x12+\n\x0b\x64\x61ta_policy\x18\x08 \x01(\x0b\x32\x16.moegate.v1.DataPolicy\x12:\n\x06labels\x18\t \x03(\x0b\x32*.moegate.v1.SubmitBatchRequest.LabelsEntry\x12\x10\n\x08\x65nd_user\x18\n \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x14\n\x12_max_cost_nano_usd\"7\n\x13SubmitBatchResponse\x12 \n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x11.moegate.v1.Batch\"#\n\x0fGetBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"4\n\x10GetBatchResponse\x12 \n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x11.moegate.v1.Batch\";\n\x12ListBatchesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x13ListBatchesResponse\x12\"\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x11.moegate.v1.Batch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x12\x43\x61ncelBatchRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"7\n\x13\x43\x61ncelBatchResponse\x12 \n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x11.moegate.v1.Batch\"M\n\x19StreamBatchResultsRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x0c\n\x04skip\x18\x02 \x01(\x03\x12\x10\n\x08in_order\x18\x03 \x01(\x08\"\xb2\x01\n\x1aStreamBatchResultsResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32 .moegate.v1.GenerateOnceResponseH\x00\x12+\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.moegate.v1.BatchItemErrorH\x00\x12\x15\n\x0bopenai_line\x18\x04 \x01(\x0cH\x00\x42\t\n\x07outcome\"?\n\x0e\x42\x61tchItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t*\xd9\x01\n\nBatchState\x12\x1b\n\x17\x42\x41TCH_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42\x41TCH_STATE_QUEUED\x10\x01\x12\x17\n\x13\x42\x41TCH_STATE_RUNNING\x10\x02\x12\x15\n\x11\x42\x41TCH_STATE_ENDED\x10\x03\x12\x19\n\x15\x42\x41TCH_STATE_CANCELLED\x10\x04\x12\x17\n\x13\x42\x41TCH_STATE_EXPIRED\x10\x05\x12\x16\n\x12\x42\x41TCH_STATE_FAILED\x10\x06\x12\x1a\n\x16\x42\x41TCH_STATE_CANCELLING\x10\x07\x32\xae\x03\n\x0c\x42\x61tchService\x12P\n\x0bSubmitBatch\x12\x1e.moegate.v1.SubmitBatchRequest\x1a\x1f.moegate.v1.SubmitBatchResponse(\x01\x12\x45\n\x08GetBatch\x12\x1b.moegate.v1.GetBatchRequest\x1a\x1c.moegate.v1.GetBatchResponse\x12N\n\x0bListBatches\x12\x1e.moegate.v1.ListBatchesRequest\x1a\x1f.moegate.v1.ListBatchesResponse\x12N\n\x0b\x43\x61ncelBatch\x12\x1e.moegate.v1.CancelBatchRequest\x1a\x1f.moegate.v1.CancelBatchResponse\x12\x65\n\x12StreamBatchResults\x12%.moegate.v1.StreamBatchResultsRequest\x1a&.moegate.v1.StreamBatchResultsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCH_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_SUBMITBATCHREQUEST_METADATAENTRY']._loaded_options = None
   _globals['_SUBMITBATCHREQUEST_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_BATCHSTATE']._serialized_start=2002
-  _globals['_BATCHSTATE']._serialized_end=2219
+  _globals['_SUBMITBATCHREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_SUBMITBATCHREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_BATCHSTATE']._serialized_start=2127
+  _globals['_BATCHSTATE']._serialized_end=2344
   _globals['_BATCH']._serialized_start=129
   _globals['_BATCH']._serialized_end=819
   _globals['_BATCH_METADATAENTRY']._serialized_start=749
@@ -47,29 +49,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHFAULT']._serialized_start=821
   _globals['_BATCHFAULT']._serialized_end=893
   _globals['_SUBMITBATCHREQUEST']._serialized_start=896
-  _globals['_SUBMITBATCHREQUEST']._serialized_end=1284
+  _globals['_SUBMITBATCHREQUEST']._serialized_end=1409
   _globals['_SUBMITBATCHREQUEST_METADATAENTRY']._serialized_start=749
   _globals['_SUBMITBATCHREQUEST_METADATAENTRY']._serialized_end=796
-  _globals['_SUBMITBATCHRESPONSE']._serialized_start=1286
-  _globals['_SUBMITBATCHRESPONSE']._serialized_end=1341
-  _globals['_GETBATCHREQUEST']._serialized_start=1343
-  _globals['_GETBATCHREQUEST']._serialized_end=1378
-  _globals['_GETBATCHRESPONSE']._serialized_start=1380
-  _globals['_GETBATCHRESPONSE']._serialized_end=1432
-  _globals['_LISTBATCHESREQUEST']._serialized_start=1434
-  _globals['_LISTBATCHESREQUEST']._serialized_end=1493
-  _globals['_LISTBATCHESRESPONSE']._serialized_start=1495
-  _globals['_LISTBATCHESRESPONSE']._serialized_end=1577
-  _globals['_CANCELBATCHREQUEST']._serialized_start=1579
-  _globals['_CANCELBATCHREQUEST']._serialized_end=1617
-  _globals['_CANCELBATCHRESPONSE']._serialized_start=1619
-  _globals['_CANCELBATCHRESPONSE']._serialized_end=1674
-  _globals['_STREAMBATCHRESULTSREQUEST']._serialized_start=1676
-  _globals['_STREAMBATCHRESULTSREQUEST']._serialized_end=1753
-  _globals['_STREAMBATCHRESULTSRESPONSE']._serialized_start=1756
-  _globals['_STREAMBATCHRESULTSRESPONSE']._serialized_end=1934
-  _globals['_BATCHITEMERROR']._serialized_start=1936
-  _globals['_BATCHITEMERROR']._serialized_end=1999
-  _globals['_BATCHSERVICE']._serialized_start=2222
-  _globals['_BATCHSERVICE']._serialized_end=2652
+  _globals['_SUBMITBATCHREQUEST_LABELSENTRY']._serialized_start=1342
+  _globals['_SUBMITBATCHREQUEST_LABELSENTRY']._serialized_end=1387
+  _globals['_SUBMITBATCHRESPONSE']._serialized_start=1411
+  _globals['_SUBMITBATCHRESPONSE']._serialized_end=1466
+  _globals['_GETBATCHREQUEST']._serialized_start=1468
+  _globals['_GETBATCHREQUEST']._serialized_end=1503
+  _globals['_GETBATCHRESPONSE']._serialized_start=1505
+  _globals['_GETBATCHRESPONSE']._serialized_end=1557
+  _globals['_LISTBATCHESREQUEST']._serialized_start=1559
+  _globals['_LISTBATCHESREQUEST']._serialized_end=1618
+  _globals['_LISTBATCHESRESPONSE']._serialized_start=1620
+  _globals['_LISTBATCHESRESPONSE']._serialized_end=1702
+  _globals['_CANCELBATCHREQUEST']._serialized_start=1704
+  _globals['_CANCELBATCHREQUEST']._serialized_end=1742
+  _globals['_CANCELBATCHRESPONSE']._serialized_start=1744
+  _globals['_CANCELBATCHRESPONSE']._serialized_end=1799
+  _globals['_STREAMBATCHRESULTSREQUEST']._serialized_start=1801
+  _globals['_STREAMBATCHRESULTSREQUEST']._serialized_end=1878
+  _globals['_STREAMBATCHRESULTSRESPONSE']._serialized_start=1881
+  _globals['_STREAMBATCHRESULTSRESPONSE']._serialized_end=2059
+  _globals['_BATCHITEMERROR']._serialized_start=2061
+  _globals['_BATCHITEMERROR']._serialized_end=2124
+  _globals['_BATCHSERVICE']._serialized_start=2347
+  _globals['_BATCHSERVICE']._serialized_end=2777
 # @@protoc_insertion_point(module_scope)

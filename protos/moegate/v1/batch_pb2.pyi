@@ -93,8 +93,15 @@ class BatchFault(_message.Message):
     def __init__(self, line: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., param: _Optional[str] = ...) -> None: ...
 
 class SubmitBatchRequest(_message.Message):
-    __slots__ = ("item_id", "request", "complete_before", "openai_lines", "endpoint", "max_cost_nano_usd", "metadata", "data_policy")
+    __slots__ = ("item_id", "request", "complete_before", "openai_lines", "endpoint", "max_cost_nano_usd", "metadata", "data_policy", "labels", "end_user")
     class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +116,8 @@ class SubmitBatchRequest(_message.Message):
     MAX_COST_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     DATA_POLICY_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    END_USER_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     request: _generation_pb2.GenerateRequest
     complete_before: _timestamp_pb2.Timestamp
@@ -117,7 +126,9 @@ class SubmitBatchRequest(_message.Message):
     max_cost_nano_usd: int
     metadata: _containers.ScalarMap[str, str]
     data_policy: _generation_pb2.DataPolicy
-    def __init__(self, item_id: _Optional[str] = ..., request: _Optional[_Union[_generation_pb2.GenerateRequest, _Mapping]] = ..., complete_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., openai_lines: _Optional[bytes] = ..., endpoint: _Optional[str] = ..., max_cost_nano_usd: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., data_policy: _Optional[_Union[_generation_pb2.DataPolicy, _Mapping]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    end_user: str
+    def __init__(self, item_id: _Optional[str] = ..., request: _Optional[_Union[_generation_pb2.GenerateRequest, _Mapping]] = ..., complete_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., openai_lines: _Optional[bytes] = ..., endpoint: _Optional[str] = ..., max_cost_nano_usd: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., data_policy: _Optional[_Union[_generation_pb2.DataPolicy, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., end_user: _Optional[str] = ...) -> None: ...
 
 class SubmitBatchResponse(_message.Message):
     __slots__ = ("batch",)

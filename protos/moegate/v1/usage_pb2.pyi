@@ -51,6 +51,13 @@ class RequestOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REQUEST_ORDER_DURATION: _ClassVar[RequestOrder]
     REQUEST_ORDER_ENDED: _ClassVar[RequestOrder]
 
+class PriceSubject(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRICE_SUBJECT_UNSPECIFIED: _ClassVar[PriceSubject]
+    PRICE_SUBJECT_GPU_HOUR: _ClassVar[PriceSubject]
+    PRICE_SUBJECT_REMOTE_TOKENS: _ClassVar[PriceSubject]
+    PRICE_SUBJECT_SHOWBACK: _ClassVar[PriceSubject]
+
 class FigureSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FIGURE_SOURCE_UNSPECIFIED: _ClassVar[FigureSource]
@@ -86,6 +93,10 @@ REQUEST_ORDER_METERED: RequestOrder
 REQUEST_ORDER_TOKENS: RequestOrder
 REQUEST_ORDER_DURATION: RequestOrder
 REQUEST_ORDER_ENDED: RequestOrder
+PRICE_SUBJECT_UNSPECIFIED: PriceSubject
+PRICE_SUBJECT_GPU_HOUR: PriceSubject
+PRICE_SUBJECT_REMOTE_TOKENS: PriceSubject
+PRICE_SUBJECT_SHOWBACK: PriceSubject
 FIGURE_SOURCE_UNSPECIFIED: FigureSource
 FIGURE_SOURCE_CONFIGURED: FigureSource
 FIGURE_SOURCE_TOLD: FigureSource
@@ -398,13 +409,15 @@ class BudgetOutlook(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., period: _Optional[str] = ..., cap_nano_usd: _Optional[int] = ..., spent_nano_usd: _Optional[int] = ..., hard: _Optional[bool] = ..., ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast_nano_usd: _Optional[int] = ..., reached_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ExportAttemptsRequest(_message.Message):
-    __slots__ = ("to", "tenant")
+    __slots__ = ("to", "tenant", "request_id")
     FROM_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     to: _timestamp_pb2.Timestamp
     tenant: str
-    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tenant: _Optional[str] = ..., **kwargs) -> None: ...
+    request_id: str
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tenant: _Optional[str] = ..., request_id: _Optional[str] = ..., **kwargs) -> None: ...
 
 class ExportAttemptsResponse(_message.Message):
     __slots__ = ("rows",)
@@ -569,6 +582,74 @@ class PoolRate(_message.Message):
     saturated_nano_usd_per_mtok: int
     marginal_nano_usd_per_mtok: int
     def __init__(self, token_kind: _Optional[str] = ..., allocated_nano_usd_per_mtok: _Optional[int] = ..., saturated_nano_usd_per_mtok: _Optional[int] = ..., marginal_nano_usd_per_mtok: _Optional[int] = ...) -> None: ...
+
+class ListPriceRowsRequest(_message.Message):
+    __slots__ = ("at", "every_row")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    EVERY_ROW_FIELD_NUMBER: _ClassVar[int]
+    at: _timestamp_pb2.Timestamp
+    every_row: bool
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., every_row: _Optional[bool] = ...) -> None: ...
+
+class ListPriceRowsResponse(_message.Message):
+    __slots__ = ("rows", "warnings")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[PriceRow]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, rows: _Optional[_Iterable[_Union[PriceRow, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PriceRow(_message.Message):
+    __slots__ = ("id", "subject", "pool", "gpu", "adapter", "provider", "model", "valid_from", "valid_to", "holds", "source", "checked_at", "nano_usd_per_gpu_hour", "tiers", "window", "used_by", "warnings")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    GPU_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VALID_FROM_FIELD_NUMBER: _ClassVar[int]
+    VALID_TO_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    CHECKED_AT_FIELD_NUMBER: _ClassVar[int]
+    NANO_USD_PER_GPU_HOUR_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    USED_BY_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    subject: PriceSubject
+    pool: str
+    gpu: str
+    adapter: str
+    provider: str
+    model: str
+    valid_from: _timestamp_pb2.Timestamp
+    valid_to: _timestamp_pb2.Timestamp
+    holds: bool
+    source: str
+    checked_at: str
+    nano_usd_per_gpu_hour: int
+    tiers: _containers.RepeatedCompositeFieldContainer[PriceTier]
+    window: str
+    used_by: _containers.RepeatedScalarFieldContainer[str]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., subject: _Optional[_Union[PriceSubject, str]] = ..., pool: _Optional[str] = ..., gpu: _Optional[str] = ..., adapter: _Optional[str] = ..., provider: _Optional[str] = ..., model: _Optional[str] = ..., valid_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., valid_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., holds: _Optional[bool] = ..., source: _Optional[str] = ..., checked_at: _Optional[str] = ..., nano_usd_per_gpu_hour: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[PriceTier, _Mapping]]] = ..., window: _Optional[str] = ..., used_by: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PriceTier(_message.Message):
+    __slots__ = ("context_over_tokens", "uncached_input_nano_usd_per_mtok", "cached_input_nano_usd_per_mtok", "cache_write_nano_usd_per_mtok", "output_nano_usd_per_mtok")
+    CONTEXT_OVER_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    UNCACHED_INPUT_NANO_USD_PER_MTOK_FIELD_NUMBER: _ClassVar[int]
+    CACHED_INPUT_NANO_USD_PER_MTOK_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_NANO_USD_PER_MTOK_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_NANO_USD_PER_MTOK_FIELD_NUMBER: _ClassVar[int]
+    context_over_tokens: int
+    uncached_input_nano_usd_per_mtok: int
+    cached_input_nano_usd_per_mtok: int
+    cache_write_nano_usd_per_mtok: int
+    output_nano_usd_per_mtok: int
+    def __init__(self, context_over_tokens: _Optional[int] = ..., uncached_input_nano_usd_per_mtok: _Optional[int] = ..., cached_input_nano_usd_per_mtok: _Optional[int] = ..., cache_write_nano_usd_per_mtok: _Optional[int] = ..., output_nano_usd_per_mtok: _Optional[int] = ...) -> None: ...
 
 class WatchFleetRequest(_message.Message):
     __slots__ = ("interval",)

@@ -66,6 +66,11 @@ class UsageServiceStub:
                 request_serializer=moegate_dot_v1_dot_usage__pb2.GetPoolCostRequest.SerializeToString,
                 response_deserializer=moegate_dot_v1_dot_usage__pb2.GetPoolCostResponse.FromString,
                 _registered_method=True)
+        self.ListPriceRows = channel.unary_unary(
+                '/moegate.v1.UsageService/ListPriceRows',
+                request_serializer=moegate_dot_v1_dot_usage__pb2.ListPriceRowsRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_usage__pb2.ListPriceRowsResponse.FromString,
+                _registered_method=True)
         self.WatchFleet = channel.unary_stream(
                 '/moegate.v1.UsageService/WatchFleet',
                 request_serializer=moegate_dot_v1_dot_usage__pb2.WatchFleetRequest.SerializeToString,
@@ -121,6 +126,13 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPriceRows(self, request, context):
+        """Rows of the price catalogs. For operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchFleet(self, request, context):
         """State of every placement, again each interval.
         """
@@ -160,6 +172,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.GetPoolCost,
                     request_deserializer=moegate_dot_v1_dot_usage__pb2.GetPoolCostRequest.FromString,
                     response_serializer=moegate_dot_v1_dot_usage__pb2.GetPoolCostResponse.SerializeToString,
+            ),
+            'ListPriceRows': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPriceRows,
+                    request_deserializer=moegate_dot_v1_dot_usage__pb2.ListPriceRowsRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_usage__pb2.ListPriceRowsResponse.SerializeToString,
             ),
             'WatchFleet': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchFleet,
@@ -331,6 +348,33 @@ class UsageService:
             '/moegate.v1.UsageService/GetPoolCost',
             moegate_dot_v1_dot_usage__pb2.GetPoolCostRequest.SerializeToString,
             moegate_dot_v1_dot_usage__pb2.GetPoolCostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPriceRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.UsageService/ListPriceRows',
+            moegate_dot_v1_dot_usage__pb2.ListPriceRowsRequest.SerializeToString,
+            moegate_dot_v1_dot_usage__pb2.ListPriceRowsResponse.FromString,
             options,
             channel_credentials,
             insecure,

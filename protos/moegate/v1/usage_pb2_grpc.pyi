@@ -49,6 +49,8 @@ class UsageServiceStub:
     """Every row of the ledger, in the order in which they ended."""
     GetPoolCost: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetPoolCostRequest, _usage_pb2.GetPoolCostResponse]
     """Cost of a pool over time: the rates, and where the bill went."""
+    ListPriceRows: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListPriceRowsRequest, _usage_pb2.ListPriceRowsResponse]
+    """Rows of the price catalogs. For operators."""
     WatchFleet: _grpc.UnaryStreamMultiCallable[_usage_pb2.WatchFleetRequest, _usage_pb2.WatchFleetResponse]
     """State of every placement, again each interval."""
 
@@ -73,6 +75,8 @@ class UsageServiceAsyncStub(UsageServiceStub):
     """Every row of the ledger, in the order in which they ended."""
     GetPoolCost: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetPoolCostRequest, _usage_pb2.GetPoolCostResponse]  # type: ignore[assignment]
     """Cost of a pool over time: the rates, and where the bill went."""
+    ListPriceRows: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListPriceRowsRequest, _usage_pb2.ListPriceRowsResponse]  # type: ignore[assignment]
+    """Rows of the price catalogs. For operators."""
     WatchFleet: _aio.UnaryStreamMultiCallable[_usage_pb2.WatchFleetRequest, _usage_pb2.WatchFleetResponse]  # type: ignore[assignment]
     """State of every placement, again each interval."""
 
@@ -130,6 +134,14 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.GetPoolCostResponse, _abc.Awaitable[_usage_pb2.GetPoolCostResponse]]:
         """Cost of a pool over time: the rates, and where the bill went."""
+
+    @_abc_1.abstractmethod
+    def ListPriceRows(
+        self,
+        request: _usage_pb2.ListPriceRowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.ListPriceRowsResponse, _abc.Awaitable[_usage_pb2.ListPriceRowsResponse]]:
+        """Rows of the price catalogs. For operators."""
 
     @_abc_1.abstractmethod
     def WatchFleet(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def test_the_key_decides_who_calls_and_what_it_may() -> None:
         message_bytes=4 << 20,
         body_bytes=32 << 20,
     )
+
+
+def test_who_acts_is_the_person_or_else_the_key() -> None:
+    by_key = caller(("x-api-key", OPEN))
+    assert by_key.actor == "two"
+    assert replace(by_key, subject="ann@example.com").actor == "ann@example.com"
 
 
 @pytest.mark.parametrize(

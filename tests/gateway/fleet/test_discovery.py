@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.config.discovery import DiscoveryConfig
 from gateway.fleet.discovery import Assignment, Discovery, place_names
-from gateway.fleet.dns_lookup import Answer, LookupFailed, url_of
+from gateway.fleet.found import Answer, LookupFailed, url_of
 
 PLACES = ("p/0", "p/1", "p/2")
 ADDRESSES = st.lists(st.sampled_from("abcdef"), unique=True, max_size=6)
@@ -120,6 +120,14 @@ async def test_changes_are_told_once_and_only_changes() -> None:
         [],
         ["p/0 10.0.0.2 is gone from vllm", "p/1 fd00::1 is gone from vllm"],
     ]
+
+
+async def test_an_empty_answer_that_is_certain_counts_at_once() -> None:
+    none = Answer(addresses=(), ttl_s=0.0, is_certain=True)
+    discovery, places = following([found("10.0.0.1"), none])
+    await discovery.refresh()
+    await discovery.refresh()
+    assert places.events[-1] == "p/0 10.0.0.1 is gone from vllm"
 
 
 async def test_another_one_of_the_same_settings_goes_on_where_it_was() -> None:

@@ -36,7 +36,7 @@ def test_show_gives_what_holds_at_a_time(
     assert "0.15" in out
     assert "1.70" not in out
     assert "deepseek/v4-flash (batch)" in out
-    assert "No request is priced by it" in out
+    assert "(batch): of offline jobs and requests of class batch" in out
     assert main(["prices", "show", str(catalog), "--all", "--at", "2026-11-25"]) == 0
     assert "1.70" in capsys.readouterr().out
     assert main(["prices", "show", str(catalog), "--at", "tomorrow"]) == 2

@@ -25,6 +25,7 @@ from gateway.doors.grpc.accounts.fleet_watch import watch_fleet
 from gateway.doors.grpc.accounts.ledger_errors import unread
 from gateway.doors.grpc.accounts.outlooks import get_outlook
 from gateway.doors.grpc.accounts.pool_cost import pool_cost
+from gateway.doors.grpc.accounts.price_rows import list_price_rows
 from gateway.doors.grpc.accounts.request_costs import get_requests
 from gateway.doors.grpc.accounts.statements import get_statement
 from gateway.doors.grpc.accounts.usage_messages import attempt_row, spend_row
@@ -140,10 +141,13 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         drain ends it."""
         async with rpc_errors(context), self._watches.open():
             caller = current_caller()
-            check_texts({"tenant": request.tenant})
+            check_texts({"tenant": request.tenant, "request_id": request.request_id})
             from_us, to_us = window_of(request, None)
             selection = replace(
-                _selection(caller, request.tenant, ""), from_us=from_us, to_us=to_us
+                _selection(caller, request.tenant, ""),
+                from_us=from_us,
+                to_us=to_us,
+                request_id=request.request_id,
             )
             writer = self._writer(context)
             try:
@@ -162,6 +166,14 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             caller = current_caller()
             require(caller, {KeyRole.OPERATOR}, "the cost of a pool")
             return await pool_cost(self._port, request)
+
+    async def ListPriceRows(
+        self, request: usage_pb2.ListPriceRowsRequest, context: Context
+    ) -> usage_pb2.ListPriceRowsResponse:
+        """Lists the rows of the price catalogs. For operators."""
+        async with rpc_errors(context):
+            require(current_caller(), {KeyRole.OPERATOR}, "the price rows")
+            return list_price_rows(self._active.prices, self._active.config, request)
 
     async def WatchFleet(  # type: ignore[override]  # the stub types generators only
         self, request: usage_pb2.WatchFleetRequest, context: Context

@@ -12,6 +12,8 @@ from gateway.batch.jobs import Form, Job, JobDraft, JobTerms
 from gateway.batch.port import BatchPort, Owner, PageQuery, ResultQuery
 from gateway.config.batch import BatchConfig
 from gateway.delivery.watches import Watches
+from gateway.domain.request_bounds import MAX_ID_BYTES
+from gateway.domain.tags import is_end_user, labels_json
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.batch.messages import batch_errors, batch_message, result_message
@@ -228,6 +230,13 @@ def _draft(first: batch_pb2.SubmitBatchRequest, bounds: BatchConfig) -> Callable
     ):
         text = f"give at most {MOST_PAIRS} pairs of at most {MAX_VALUE_CHARS} characters, no NUL"
         faults.append(("metadata", text))
+    labels = ""
+    try:
+        labels = labels_json(first.labels)
+    except ValueError as error:
+        faults.append(("labels", str(error)))
+    if first.end_user and not is_end_user(first.end_user):
+        faults.append(("end_user", f"give at most {MAX_ID_BYTES} bytes, all printable"))
     if faults:
         raise errors.invalid(faults)
     terms = JobTerms(
@@ -235,6 +244,8 @@ def _draft(first: batch_pb2.SubmitBatchRequest, bounds: BatchConfig) -> Callable
         remote_classes=frozenset(first.data_policy.remote_classes),
         max_cost_nano_usd=most,
         metadata=pairs,
+        labels_json=labels,
+        end_user=first.end_user,
     )
     form, endpoint = (Form.OPENAI, first.endpoint) if first.openai_lines else (Form.GRPC, "")
     return lambda file_id: JobDraft(

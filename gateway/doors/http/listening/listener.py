@@ -1,10 +1,11 @@
-"""The listening socket of the HTTP doors, and the bounds on its connections."""
+"""The listening sockets of the HTTP doors and the console, and the bounds on its connections."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import Protocol
 
 from aiohttp import web
 
@@ -12,7 +13,6 @@ from gateway.config.server import ServerConfig
 from gateway.domain.listening import listening_sockets
 from gateway.doors.entry.caller_noise import HTTP_LOGGER, bound_caller_noise
 from gateway.doors.entry.open_files import connections_that_fit
-from gateway.doors.http.door import HttpDoor
 
 LINGER_S = 2.0
 """Time for which the rest of a refused body is read and dropped, so that the client sees why."""
@@ -40,11 +40,20 @@ class _Connection(web.RequestHandler):
         super().connection_lost(exc)
 
 
+class Door(Protocol):
+    """Answers requests. `is_draining`: set at the beginning of a drain."""
+
+    is_draining: bool
+
+    async def handle(self, request: web.BaseRequest, *, is_last: bool) -> web.StreamResponse:
+        """Answers one request. `is_last`: the connection takes no further ones."""
+
+
 class HttpListener:
     """Accepts connections. Each has a time for its first request, an idle time and an age. Requires
     the task `run`."""
 
-    def __init__(self, door: HttpDoor, config: ServerConfig, clock: Callable[[], float]) -> None:
+    def __init__(self, door: Door, config: ServerConfig, clock: Callable[[], float]) -> None:
         self._door = door
         self._config = config
         self._clock = clock
@@ -60,10 +69,15 @@ class HttpListener:
         return sum(not connection.lost for connection in self._open)
 
     async def start(
-        self, listen: str, tls: ssl.SSLContext | None, *, shares_port: bool = False
+        self,
+        listen: str,
+        tls: ssl.SSLContext | None,
+        *,
+        field: str = "server.http_listen",
+        shares_port: bool = False,
     ) -> str:
         """Listens and returns the bound address. Raises OSError that names the field."""
-        sockets = listening_sockets(listen, field="server.http_listen", shares_port=shares_port)
+        sockets = listening_sockets(listen, field=field, shares_port=shares_port)
         port = sockets[0].getsockname()[1]
         for opened in sockets:
             self._listening.append(

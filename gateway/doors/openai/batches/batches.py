@@ -55,6 +55,8 @@ async def create_batch(exchange: Exchange) -> web.StreamResponse:
             session_id=terms.session_id,
             max_cost_nano_usd=terms.max_cost_nano_usd,
             metadata=checked_metadata(body.metadata or {}),
+            labels_json=terms.labels_json,
+            end_user=terms.end_user,
         ),
     )
     async with batch_errors():

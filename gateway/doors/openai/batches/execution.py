@@ -13,6 +13,7 @@ from gateway.batch.running.execution import ItemAnswer, ItemCall
 from gateway.batch.running.retries import Retry, retry_of
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.outcomes import PartialOutput, RequestRefused
+from gateway.domain.tags import item_labels
 from gateway.doors.http.answers import encode
 from gateway.doors.http.dialect import Handler
 from gateway.doors.http.errors import HttpError, from_outcome
@@ -39,10 +40,10 @@ class LineExecution:
 
     async def run(self, call: ItemCall) -> ItemAnswer:
         """See `Execution`."""
-        terms = call.terms
+        terms, body = call.terms, bytes(_line(call.content).body)
         exchange = Exchange(
             request=None,
-            given_body=bytes(_line(call.content).body),
+            given_body=body,
             caller=call.caller,
             services=self._services,
             terms=Terms(
@@ -53,9 +54,11 @@ class LineExecution:
                 remote_classes=terms.remote_classes,
                 session_id=terms.session_id,
                 max_cost_nano_usd=call.max_cost_nano_usd,
+                labels_json=item_labels(call.job_id, terms.labels_json, line_labels(body)),
             ),
             parameters={},
             request_id=call.request_id,
+            default_end_user=terms.end_user,
             on_start=lambda _: call.on_start(),
         )
         exchange.body_bytes = len(exchange.given_body)
@@ -97,6 +100,22 @@ class LineExecution:
                 "error": {"code": code, "message": message},
             }
         )
+
+
+class _Tagged(msgspec.Struct):
+    metadata: dict[str, str] | None = None
+
+
+_tagged = msgspec.json.Decoder(_Tagged).decode
+
+
+def line_labels(body: bytes) -> dict[str, str]:
+    """Pairs that the body of a line brings as `metadata`; those that can be labels are. None if it
+    is no object of texts: the line runs nevertheless."""
+    try:
+        return _tagged(body).metadata or {}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
 
 
 def _result_id(request_id: str) -> str:

@@ -32,6 +32,22 @@ pools:
             "no address of a DNS server",
         ),
         ("{dns: 'http://y', port: 8000}", "pools[1].discover.dns", "labels of letters"),
+        ("{port: 8000}", "pools[1].discover", "either dns or endpoint_slices"),
+        (
+            "{dns: y, endpoint_slices: {service: y}, port: 8000}",
+            "pools[1].discover",
+            "either dns or endpoint_slices",
+        ),
+        (
+            "{endpoint_slices: {service: y}, port: 8000, nameserver: '10.0.0.1:53'}",
+            "pools[1].discover.nameserver",
+            "no name in DNS",
+        ),
+        (
+            "{endpoint_slices: {service: Y}, port: 8000}",
+            "pools[1].discover.endpoint_slices.service",
+            "ower-case letters",
+        ),
     ],
 )
 def test_mistakes_in_discovery_are_told(discover: str, path: str, message: str) -> None:
@@ -74,3 +90,16 @@ def test_the_check_says_where_replicas_are_found(
     assert main(["check", str(file)]) == 0
     out = capsys.readouterr().out
     assert "pool b: n on the replicas that DNS has for other.x, at most 4; each 1 GPU (H100)" in out
+    slices = "{endpoint_slices: {service: s, namespace: n}, port: 8000}"
+    file.write_text(DISCOVERING % slices)
+    assert main(["check", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "pool b: n on the replicas that Kubernetes has for Service n/s, at most 16;" in out
+
+
+def test_one_service_is_one_pool() -> None:
+    slices = "{endpoint_slices: {service: s}, port: 8000}"
+    text = DISCOVERING.replace("{dns: vllm.x, port: 8000}", slices)
+    (problem,) = problems(text % slices)
+    assert problem.path == "pools[1].discover.endpoint_slices"
+    assert "the same servers as pools[0].discover" in problem.message
