@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from gateway.link.messages import KeyUses, Kind
@@ -22,6 +22,7 @@ from gateway.scheduling.claims import client_id
 from gateway.scheduling.resumption import RememberedKey
 from scheduler.contract import AttemptOutcome, Evict, Refuse
 from scheduler.limits.idempotency import REMEMBERED_S
+from scheduler.limits.rate_limit import MINUTE_S, RateLevel
 from scheduler.limits.tenant_store import TenantStore
 from scheduler.port import (
     NOT_ADMITTED,
@@ -62,6 +63,8 @@ class FrontRecord:
         self.last_report = 0
         """Number of the newest report."""
         self.slots: Counter[str] = Counter()
+        self._levels: dict[str, tuple[RateLevel, float]] = {}
+        """Rates of keys, of which there are as many as are configured, and when they were told."""
         self._by_id: dict[str, SentBranch] = {}
         self._number = 0
         self._remembered: TenantStore[tuple[str, str], tuple[RememberedKey, float]] = TenantStore(
@@ -221,6 +224,15 @@ class FrontRecord:
             remembered=tuple(
                 replace(key, left_s=until_s - now) for key, until_s in remembered if until_s > now
             ),
+            levels=tuple(
+                replace(
+                    level,
+                    requests_ago_s=level.requests_ago_s + now - told_s,
+                    tokens_ago_s=level.tokens_ago_s + now - told_s,
+                )
+                for level, told_s in self._levels.values()
+                if now - told_s < MINUTE_S
+            ),
         )
 
     def keep_keys(self, uses: KeyUses, now: float) -> None:
@@ -229,6 +241,11 @@ class FrontRecord:
             self._remember_key(key, now)
         for pair in uses.freed:
             self._remembered.pop(pair)
+
+    def keep_levels(self, levels: Iterable[RateLevel], now: float) -> None:
+        """Keeps rates of keys for the next scheduler."""
+        for level in levels:
+            self._levels[level.key_id] = level, now
 
     # Internals.
 

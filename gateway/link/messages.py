@@ -24,6 +24,7 @@ from gateway.scheduling.budget_admission import Reservation
 from gateway.scheduling.resumption import RememberedKey
 from scheduler.contract import Evict, Progress, Refuse, Request
 from scheduler.fleet_view import FleetView, PlacementView, fleet_view
+from scheduler.limits.rate_limit import RateLevel
 from scheduler.port import (
     AttemptEnd,
     CountPrompt,
@@ -82,6 +83,8 @@ class Kind(enum.IntEnum):
     """The front must end, for this reason."""
     KEYS = 40
     """Idempotency keys of other fronts' requests, kept for the next scheduler. Since version 3."""
+    LEVELS = 41
+    """How full the buckets of keys are, kept for the next scheduler. Since version 3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +207,7 @@ PAYLOADS: dict[Kind, Any] = {
     Kind.RESERVED: Reservation,
     Kind.DISMISSED: str,
     Kind.KEYS: KeyUses,
+    Kind.LEVELS: tuple[RateLevel, ...],
     Kind.STARTED: Started,
     Kind.REFUSE: Refuse,
     Kind.EVICT: Evict,

@@ -51,6 +51,7 @@ def resume(
         for _ in range(-more):
             session.free_slot(SlotFreed(key_id=key_id))
     session.scheduler.resumption.remember(told.remembered)
+    session.scheduler.resumption.restore_levels(told.levels)
     session.reported(told.reports)
     return later
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from gateway.config.gateway import GatewayConfig
 from scheduler.contract import RefusalReason, Refuse, Request
 from scheduler.limits.idempotency import IdempotencyKeys, Key, KeyUse
-from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimiter, RateLimits, Refusal
+from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLevel, RateLimiter, RateLimits, Refusal
 from scheduler.port import Submission
 
 
@@ -87,6 +87,15 @@ class Claims:
         """Takes slots that an earlier scheduler has given."""
         for _ in range(count):
             self._limiter.resume(key_id, NO_RATE_LIMITS)
+
+    def changed_levels(self, now: float, *, every: bool = False) -> list[RateLevel]:
+        """See `RateLimiter`."""
+        return self._limiter.changed_levels(now, every=every)
+
+    def restore_levels(self, levels: Iterable[RateLevel], now: float) -> None:
+        """Goes on with the rates of an earlier scheduler."""
+        for level in levels:
+            self._limiter.restore(level, now)
 
     def remember(self, key: Key, use: KeyUse, until_s: float) -> None:
         """Remembers the idempotency key of a request of an earlier scheduler."""

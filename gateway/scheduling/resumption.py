@@ -14,6 +14,7 @@ from gateway.scheduling.budget_admission import BudgetAdmission, Reservation
 from gateway.scheduling.claims import Claims
 from scheduler.contract import Start
 from scheduler.limits.idempotency import KeyUse
+from scheduler.limits.rate_limit import RateLevel
 from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.metering.settlement import SettledAttempt
 from scheduler.port import AttemptEnd, Deliver, Submission
@@ -123,6 +124,10 @@ class Resumption:
     def resume_slots(self, key_id: str, count: int) -> None:
         """Takes over slots of a key, each of which `SlotFreed` gives back."""
         self._claims.resume_slots(key_id, count)
+
+    def restore_levels(self, levels: Iterable[RateLevel]) -> None:
+        """Goes on with the rates of keys as an earlier scheduler has left them."""
+        self._claims.restore_levels(levels, self._clock())
 
     def remember(self, keys: Iterable[RememberedKey]) -> None:
         """Remembers idempotency keys of requests of an earlier scheduler."""

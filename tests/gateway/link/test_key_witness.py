@@ -9,6 +9,7 @@ import pytest
 from gateway.link import key_witness
 from scheduler.contract import AttemptOutcome, RefusalReason, Refuse
 from scheduler.limits.idempotency import REMEMBERED_S
+from scheduler.limits.rate_limit import RateLimits
 from scheduler.port import Answer, RequestEnded, Started
 from tests.gateway.link.pipes import Joined, JoinedFront, turns
 from tests.gateway.scheduling.scheduling_made import (
@@ -161,3 +162,46 @@ async def test_a_new_witness_is_told_the_earlier_keys_in_pieces(
         old.host.tick()
     third.exchange()
     assert len(third.remote.record.resumed(clock.now_s).remembered) == 5
+
+
+async def test_a_take_over_hands_out_no_second_bucket() -> None:
+    limits = RateLimits(requests_per_minute=60, tokens_per_minute=600)
+    clock = Clock()
+    old = a_scheduler(clock)
+    own, other = await old.join(1, own=True), await old.join(2)
+    for _ in range(50):
+        assert own.host.fronts[0].session.take_request("k", limits) is None
+    first = submission("k/r", key_limits=limits, prompt_tokens=500)
+    assert old.made.local.claims.claim(first, clock.now_s) is None
+    old.host.tick()
+    other.exchange()
+    clock.now_s += 2.0
+    new = a_scheduler(clock)
+    await moved(other, new)
+    claims = new.made.local.claims
+    taken = 0
+    while claims.take_request("k", limits, clock.now_s) is None:
+        taken += 1
+    assert taken == 12, "ten were left, and two seconds bring two"
+    refused = claims.claim(submission("k/a", key_limits=limits, prompt_tokens=121), clock.now_s)
+    assert refused is not None
+    assert refused.reason is RefusalReason.KEY_LIMIT
+    left = submission("k/b", key_limits=limits, prompt_tokens=120)
+    assert claims.claim(left, clock.now_s) is None
+
+
+async def test_an_older_rate_replaces_no_newer_one() -> None:
+    limits = RateLimits(requests_per_minute=60)
+    clock = Clock()
+    old = a_scheduler(clock)
+    other = await old.join(2)
+    old.made.local.claims.take_request("k", limits, clock.now_s)
+    old.host.tick()
+    other.exchange()
+    new = a_scheduler(clock)
+    clock.now_s += 1.0
+    for _ in range(30):
+        assert new.made.local.claims.take_request("k", limits, clock.now_s) is None
+    await moved(other, new)
+    [level] = new.made.local.claims.changed_levels(clock.now_s, every=True)
+    assert level.requests == 30.0
