@@ -157,6 +157,7 @@ async def opened(variant: Variant, folder: Path, dsn: str, epoch: str) -> AsyncI
         shared=False,
         retain_days=36_500,
         retain_hourly_days=36_500,
+        retain_audit_days=36_500,
     )
     writer = asyncio.create_task(ledger.run())
     try:

@@ -20,7 +20,9 @@ from pathlib import Path
 
 import grpc
 
+from gateway.access.store import read_access, running_store
 from gateway.accounting.accounting import Accounting, open_accounting
+from gateway.auth.run_time import AccessTable
 from gateway.batch_lane import BatchLane
 from gateway.cluster.member import RunningMember, running_member
 from gateway.config.gateway import GatewayConfig
@@ -138,11 +140,11 @@ class RunningGateway:
 
     async def _reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
         old = self.active.config
-        check_reload(old, config)
+        check_reload(old, config, self.active.access)
         prepared = prepare(config, base_dir)
         warn_of_reload(old, config, base_dir)
         self.front.apply(prepared, base_dir)
-        await self.parts.apply(prepared)
+        await self.parts.apply(self.active.prepared)
         return changed_sections(old, config)
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
@@ -239,7 +241,13 @@ async def running_gateway(
         return await gateway.reload_file()
 
     def add_accounts(server: grpc.aio.Server) -> None:
-        add_account_services(server, active, parts.scheduler, accounting, watches, reload_file)
+        add_account_services(
+            server, active, parts.scheduler, accounting, access, watches, reload_file
+        )
+
+    async def publish(table: AccessTable) -> None:
+        active.use_access(table)
+        parts.scheduler.use_tenants(active.prepared.scheduling)
 
     prepared = prepare_start(config, base_dir, path)
     active = ActiveConfiguration(prepared)
@@ -250,6 +258,8 @@ async def running_gateway(
         health_port(servicer, config, observing.rpc_refused) as health_address,
         open_accounting(config, base_dir) as accounting,
     ):
+        active.use_access(await read_access(accounting, config))
+        prepared = active.prepared
         parts, counts = assemble_with_ledger(
             prepared,
             accounting,
@@ -274,6 +284,7 @@ async def running_gateway(
                 batches=lane.desk,
             )
             async with (
+                running_store(accounting, active, path, publish) as access,
                 running_front(active, prepared, base_dir, around) as front,
                 lane.running(front.parts.pipeline, parts.scheduler),
             ):

@@ -101,8 +101,7 @@ class Scheduler:
         present one changes nothing. Raises ValueError if two placements have one name.
         """
         change = fleet_change(self._states, placements)
-        if limits != self._limits:
-            self._set_limits(limits)
+        self.set_limits(limits)
         self._states = change.after
         change.apply_to(self._admission)
         change.apply_facts()
@@ -115,7 +114,10 @@ class Scheduler:
             actions.extend(self._reconfigure_model(model, change.models[model], now))
         return tuple(actions)
 
-    def _set_limits(self, limits: SchedulerLimits) -> None:
+    def set_limits(self, limits: SchedulerLimits) -> None:
+        """Applies other limits to requests from now on."""
+        if limits == self._limits:
+            return
         self._limits = limits
         self._retries.set_limits(limits.retries)
         leaving = [model.model_scheduler for model in self._leaving.values()]

@@ -74,6 +74,7 @@ class Accounting:
     shared: bool
     retain_days: int
     retain_hourly_days: int
+    retain_audit_days: int
     reads: CallerReads = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,10 +89,21 @@ class Accounting:
         LedgerUnavailable."""
         return await self.write(lambda tx: booked(tx, sought))
 
-    async def set_budget(self, scope: Scope, budget: Budget | None) -> None:
+    async def set_budget(
+        self,
+        scope: Scope,
+        budget: Budget | None,
+        also: Callable[[Tx], Awaitable[None]] | None = None,
+    ) -> None:
         """Sets a budget, or deletes it (None). This gateway applies it at once, other gateways
-        within `HEARTBEAT_S`. Raises LedgerUnavailable."""
-        await self.write(lambda tx: set_override(tx, scope, budget))
+        within `HEARTBEAT_S`. `also`: written in the same transaction. Raises LedgerUnavailable."""
+
+        async def transaction(tx: Tx) -> None:
+            await set_override(tx, scope, budget)
+            if also is not None:
+                await also(tx)
+
+        await self.write(transaction)
         self.budgets.override(await self.database.read(overrides))
 
     async def write(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
@@ -220,6 +232,7 @@ async def open_accounting(
             shared=dsn is not None,
             retain_days=settings.retain_days,
             retain_hourly_days=settings.retain_hourly_days,
+            retain_audit_days=settings.retain_audit_days,
         )
         writer = asyncio.create_task(ledger.run(), name="moegate-ledger")
         maintenance = asyncio.create_task(opened.maintain(), name="moegate-accounting")

@@ -1,16 +1,20 @@
 """Authenticates callers: from the API key in the metadata of a call to the `Caller`.
 
-Only hashes of keys are kept, and no key appears in an error or a log.
+Only hashes of keys are kept, and no key appears in an error or a log. Keys come from the
+configuration file and, at run time, from an `AccessTable`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.auth.run_time import NO_RUN_TIME_ACCESS, AccessTable
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole, TenantConfig
 from gateway.config.limits import LimitsConfig
 from gateway.config.resolve.api_keys import key_hash
@@ -51,6 +55,8 @@ class Caller:
     """Largest request that the key may send, inflated."""
     body_bytes: int
     """Largest body of an HTTP request that the key may send, inflated."""
+    tenant_rpcs: int | None = None
+    """Most RPCs of the tenant in progress; None: the gateway's limit."""
     subject: str | None = None
     """The person who signed in, such as an e-mail address; None: whoever holds the key."""
 
@@ -72,21 +78,70 @@ class Caller:
         return self.remote_classes is None or remote_class in self.remote_classes
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A secret of a caller, and when it ends: Unix seconds, or infinity."""
+
+    digest: bytes
+    caller: Caller
+    until_unix_s: float = math.inf
+
+
 class Authenticator:
     """Finds the caller of a key. Immutable, made from a checked configuration."""
 
-    def __init__(self, config: GatewayConfig, base_dir: Path) -> None:
-        """`base_dir`: folder that files of secrets are relative to. Raises ConfigError."""
+    def __init__(
+        self, config: GatewayConfig, base_dir: Path, wall: Callable[[], float] = time.time
+    ) -> None:
+        """`base_dir`: folder that files of secrets are relative to. `wall`: Unix seconds. Raises
+        ConfigError."""
+        declared = [
+            _Known(
+                bytes.fromhex(key_hash(key, base_dir)), caller_of_key(tenant, key, config.limits)
+            )
+            for tenant in config.tenants
+            for key in tenant.keys
+        ]
+        self._fill(config, wall, declared, NO_RUN_TIME_ACCESS)
+
+    def with_table(self, table: AccessTable) -> Authenticator:
+        """Returns one with the same configuration and the keys of a table in place of those that
+        this one has. Those that the file shadows are left out."""
+        made = Authenticator.__new__(Authenticator)
+        made._fill(self._config, self._wall, self._declared, table)
+        return made
+
+    def _fill(
+        self,
+        config: GatewayConfig,
+        wall: Callable[[], float],
+        declared: Sequence[_Known],
+        table: AccessTable,
+    ) -> None:
+        self._config = config
+        self._wall = wall
+        self._declared = declared
         # Looked up by the first bytes of the hash, so that a thousand keys cost no more than one.
         # The time of that look-up reveals nothing useful: nobody can choose a key by its hash.
-        self._callers: dict[bytes, list[tuple[bytes, Caller]]] = {}
-        self._by_id: dict[str, Caller] = {}
-        for tenant in config.tenants:
-            for key in tenant.keys:
-                digest = bytes.fromhex(key_hash(key, base_dir))
-                same_prefix = self._callers.setdefault(digest[:_PREFIX_BYTES], [])
-                caller = self._by_id[key.id] = _caller(tenant, key, config.limits)
-                same_prefix.append((digest, caller))
+        self._known: dict[bytes, list[_Known]] = {}
+        self._by_id: dict[str, _Known] = {}
+        for known in declared:
+            self._add(known)
+            self._by_id[known.caller.key_id] = known
+        tenants = {tenant.name: tenant for tenant in (*table.tenants, *config.tenants)}
+        for key in table.keys:
+            tenant = tenants.get(key.tenant)
+            if tenant is None or key.config.id in self._by_id:
+                continue
+            caller = caller_of_key(tenant, key.config, config.limits)
+            expires = math.inf if key.expires_unix_s is None else key.expires_unix_s
+            self._by_id[key.config.id] = _Known(b"", caller, expires)
+            for secret in key.secrets:
+                ends = math.inf if secret.until_unix_s is None else secret.until_unix_s
+                self._add(_Known(bytes.fromhex(secret.sha256), caller, min(expires, ends)))
+
+    def _add(self, known: _Known) -> None:
+        self._known.setdefault(known.digest[:_PREFIX_BYTES], []).append(known)
 
     def authenticate(self, metadata: Sequence[tuple[str, str | bytes]]) -> Caller:
         """The caller, from `authorization: Bearer KEY` or `x-api-key: KEY`.
@@ -94,15 +149,18 @@ class Authenticator:
         Raises Unauthenticated.
         """
         digest = hashlib.sha256(_presented(metadata).encode()).digest()
-        for known, caller in self._callers.get(digest[:_PREFIX_BYTES], ()):
-            if hmac.compare_digest(known, digest):
-                return caller
+        for known in self._known.get(digest[:_PREFIX_BYTES], ()):
+            if hmac.compare_digest(known.digest, digest):
+                if self._wall() >= known.until_unix_s:
+                    raise Unauthenticated("the API key has expired")
+                return known.caller
         raise Unauthenticated("the API key is not known")
 
     def caller_of(self, key_id: str) -> Caller | None:
         """The caller of a key that was authenticated before, by the id of the key; None: there is
         no such key any more."""
-        return self._by_id.get(key_id)
+        known = self._by_id.get(key_id)
+        return None if known is None or self._wall() >= known.until_unix_s else known.caller
 
 
 def _presented(metadata: Sequence[tuple[str, str | bytes]]) -> str:
@@ -128,7 +186,8 @@ def _presented(metadata: Sequence[tuple[str, str | bytes]]) -> str:
     return key
 
 
-def _caller(tenant: TenantConfig, key: KeyConfig, limits: LimitsConfig) -> Caller:
+def caller_of_key(tenant: TenantConfig, key: KeyConfig, limits: LimitsConfig) -> Caller:
+    """The holder of a key, as the configuration describes both."""
     message_bytes = key.limits.message_bytes or min(limits.key_message_bytes, limits.message_bytes)
     return Caller(
         tenant=tenant.name,
@@ -149,4 +208,5 @@ def _caller(tenant: TenantConfig, key: KeyConfig, limits: LimitsConfig) -> Calle
         ),
         message_bytes=message_bytes,
         body_bytes=key.limits.message_bytes or limits.http_body_bytes,
+        tenant_rpcs=tenant.rpcs,
     )

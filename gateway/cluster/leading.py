@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import msgspec
 
+from gateway.access.store import AccessStore, read_access, running_store
 from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.accounting.ledger.postgres import Fence
+from gateway.auth.run_time import AccessTable
 from gateway.batch_lane import BatchLane
 from gateway.cluster.address import accounts_address
 from gateway.cluster.reloads import reload_all
@@ -29,6 +32,7 @@ from gateway.doors.grpc.accounts.services import add_account_services
 from gateway.doors.grpc.listening.forwarded_accounts import CHANNEL_OPTIONS, ForwardedKeys
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.port import bind
+from gateway.fronts.access_link import publish_access
 from gateway.fronts.batch_link import batch_handlers
 from gateway.fronts.bookings import LedgerBookings
 from gateway.fronts.replica_count_link import replica_count_handlers
@@ -58,6 +62,7 @@ class LeaderSurroundings:
 
     Attributes:
         active: the configuration in force.
+        path: the configuration file; None: there is none.
         pace: how busy the process is.
         gateway: name of this process.
         before: what is known of the leader before.
@@ -68,6 +73,7 @@ class LeaderSurroundings:
     gateway: str
     active: ActiveConfiguration
     base_dir: Path
+    path: Path | None
     certificates: LinkCertificates
     upstream: HttpSession
     clock: Callable[[], float]
@@ -87,6 +93,7 @@ class LeaderSide:
     lane: BatchLane
     batch_pipeline: Pipeline
     accounting: Accounting
+    access: AccessStore
     host: SchedulerHost
     _may_act: Callable[[], bool]
 
@@ -125,6 +132,7 @@ async def leader_side(
         accounting = await stack.enter_async_context(
             open_accounting(active.config, around.base_dir, fence=fence, adopt=True)
         )
+        active.use_access(await read_access(accounting, active.config))
         parts, counts = assemble_with_ledger(
             active.prepared,
             accounting,
@@ -154,10 +162,17 @@ async def leader_side(
                 await take_over_fleet(parts.scheduler, told)
             await accounting.budgets.end_adoption(complete=complete and before.complete)
 
+        async def publish(table: AccessTable) -> None:
+            active.use_access(table)
+            parts.scheduler.use_tenants(active.prepared.scheduling)
+            # It joins again, and is welcomed with the table.
+            await publish_access(table, host, lambda front, why: front.connection.close(why))
+
         host = SchedulerHost(
             parts.scheduler,
             clock=clock,
             met=parts.fleet,
+            setting=lambda: msgspec.msgpack.encode(active.access),
             handlers=lambda front: batch_handlers(lane.desk) | replica_count_handlers(counts),
             bookings=LedgerBookings(accounting),
             opening=Opening(before.fronts, clock(), opened) if term > 1 else None,
@@ -165,12 +180,16 @@ async def leader_side(
         )
         ticking = asyncio.create_task(host.run(), name="moegate-host")
         stack.callback(ticking.cancel)
+        access = await stack.enter_async_context(
+            running_store(accounting, active, around.path, publish)
+        )
         side = LeaderSide(
             term=term,
             parts=parts,
             lane=lane,
             batch_pipeline=batch_front.pipeline,
             accounting=accounting,
+            access=access,
             host=host,
             _may_act=may_act,
         )
@@ -196,7 +215,8 @@ async def _accounts_port(
         return await reload_all(around.gateway, around.reload_file, side.host)
 
     add_account_services(
-        server, active, side.parts.scheduler, side.accounting, watches, reload_cluster
+        *(server, active, side.parts.scheduler, side.accounting, side.access),
+        *(watches, reload_cluster),
     )
     bind(server, accounts_address(cluster.listen), certificates, field="cluster.listen (+ 1)")
     await server.start()

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable
+from gateway.auth.run_time import AccessTable, newest
 from gateway.cluster.address import link_address, process_name
 from gateway.cluster.leading import LeaderSurroundings
 from gateway.cluster.metrics import MemberMetrics, member_page
@@ -29,6 +32,7 @@ from gateway.doors.keda.external_scaler import scaler_port
 from gateway.front import FrontSurroundings, RunningFront, running_front
 from gateway.fronts.batch_link import RemoteBatches
 from gateway.fronts.front_clients import FrontClients
+from gateway.fronts.messages import ACCESS
 from gateway.fronts.replica_count_link import RemoteReplicaCounts
 from gateway.leadership.leadership import Leadership
 from gateway.leadership.lease_row import LeaseRow
@@ -104,13 +108,13 @@ class RunningMember:
         config = await asyncio.to_thread(load, self.path)
         async with self.reload_lock:
             old, base_dir = self.active.config, self.path.parent
-            check_reload(old, config)
+            check_reload(old, config, self.active.access)
             prepared = await asyncio.to_thread(prepare, config, base_dir)
             warn_of_reload(old, config, base_dir)
             self.front.apply(prepared, base_dir)
-            self.clients.apply(prepared)
+            self.clients.apply(self.active.prepared)
             if self.roles.side is not None:
-                await self.roles.side.apply(prepared)
+                await self.roles.side.apply(self.active.prepared)
             return changed_sections(old, config)
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
@@ -153,6 +157,18 @@ async def running_member(
             raise ReloadRefused("this gateway starts")
         return await member.reload_file()
 
+    def use_access(table: AccessTable) -> None:
+        """The leader tells of other keys and tenants made at run time."""
+        if table != active.access:
+            active.use_access(table)
+            if front is not None:
+                clients.apply(active.prepared)
+
+    def welcomed(setting: bytes) -> None:
+        if setting:  # a leader of an older version tells nothing
+            table = msgspec.msgpack.decode(setting, type=AccessTable)
+            use_access(newest(table, active.access))
+
     def fleet_changed(view: FleetView) -> None:
         if front is not None:
             clients.connect()
@@ -169,6 +185,7 @@ async def running_member(
             gateway=name,
             active=active,
             base_dir=base_dir,
+            path=path,
             certificates=LinkCertificates(cluster.tls, base_dir),
             upstream=upstream,
             clock=clock,
@@ -183,14 +200,17 @@ async def running_member(
         stack.push_async_callback(roles.close)
         row = await _campaign(stack, name, config, base_dir, roles)
         scheduler = RemoteScheduler(
-            clock=clock, handlers=reload_handlers(name, reload_file), on_fleet=fleet_changed
+            clock=clock,
+            on_fleet=fleet_changed,
+            handlers={ACCESS: (AccessTable, use_access), **reload_handlers(name, reload_file)},
         )
         number = secrets.randbelow(2**31 - 1) + 1
         joining = Joining(scheduler, number, roles.locate, roles.connect, clock)
-        await _first_join(joining)
+        welcomed(await _first_join(joining))
         stack.push_async_callback(scheduler.leave)
-        _run(stack, joining.keep(lambda _: None), "moegate-joining")
+        _run(stack, joining.keep(welcomed), "moegate-joining")
         _run(stack, roles.follow(scheduler), "moegate-following")
+        prepared = active.prepared
         clients = FrontClients(prepared, scheduler, upstream, load_of_loop)
         stack.push_async_callback(clients.connections.close)
         surroundings = FrontSurroundings(
@@ -270,20 +290,18 @@ async def _campaign(
     return row
 
 
-async def _first_join(joining: Joining[Any]) -> None:
-    """Joins a leader. Raises OSError after `START_S`."""
+async def _first_join(joining: Joining[Any]) -> bytes:
+    """Joins a leader, and returns what it welcomes with. Raises OSError after `START_S`."""
     give_up_s = time.monotonic() + START_S
     while True:
         try:
-            await joining.join()
+            return await joining.join()
         except FAILURES as error:
             if time.monotonic() >= give_up_s:
                 raise OSError(
                     f"the leader cannot be joined: {error or type(error).__name__}"
                 ) from None
             await asyncio.sleep(AGAIN_S)
-        else:
-            return
 
 
 def _run(

@@ -331,6 +331,9 @@ class TenantConfig(_Part, frozen=True, kw_only=True):
     """Name, unique."""
     weight: Annotated[float, Meta(gt=0, le=1_000)] = 1.0
     """Its share of a saturated model, relative to the other tenants whose requests wait."""
+    rpcs: Count | None = None
+    """Most RPCs of it in progress, in all front processes together; absent:
+    `limits.tenant_rpcs`."""
     keys: tuple[KeyConfig, ...] = ()
     """Its keys."""
 

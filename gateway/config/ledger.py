@@ -45,6 +45,9 @@ class LedgerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Age at which rows are deleted: export them before. Their sums by hour, day and month stay."""
     retain_hourly_days: Annotated[int, Meta(ge=62, le=36_500)] = 800
     """Age at which sums by hour are deleted; sums by day and by month stay for good."""
+    retain_audit_days: Annotated[int, Meta(ge=62, le=36_500)] = 800
+    """Age at which events of the audit log are deleted, and revoked keys: their ids are free
+    then."""
 
 
 class BudgetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

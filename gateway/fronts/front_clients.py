@@ -12,6 +12,7 @@ from gateway.fleet.placements import pinned_ranks, replica_names
 from gateway.link.away import AwayLimits
 from gateway.link.remote_scheduler import RemoteScheduler
 from gateway.runtime.configuration import PreparedConfiguration
+from gateway.scheduling.settings import tenant_share
 from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Pace
 
@@ -42,7 +43,7 @@ class FrontClients:
     def apply(self, prepared: PreparedConfiguration) -> None:
         """Puts another configuration into force."""
         self._prepared = prepared
-        self._scheduler.limits = away_limits(prepared.config)
+        self._scheduler.limits = away_limits(prepared.effective)
         self.connect()
 
     def connect(self) -> None:
@@ -67,5 +68,5 @@ def away_limits(config: GatewayConfig) -> AwayLimits:
     limits = config.limits
     return AwayLimits(
         requests=limits.queue_requests,
-        tenant_share=limits.queue_tenant_share if len(config.tenants) > 1 else 1.0,
+        tenant_share=tenant_share(config),
     )

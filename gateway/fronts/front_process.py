@@ -22,6 +22,7 @@ import grpc
 import msgspec
 import uvloop
 
+from gateway.auth.run_time import NO_RUN_TIME_ACCESS, AccessTable, newest
 from gateway.config.gateway import GatewayConfig
 from gateway.config.problems import ConfigError
 from gateway.delivery.watches import Watches
@@ -35,6 +36,7 @@ from gateway.front import FrontSurroundings, RunningFront, running_front
 from gateway.fronts.batch_link import RemoteBatches
 from gateway.fronts.front_clients import FrontClients, away_limits
 from gateway.fronts.messages import (
+    ACCESS,
     APPLY,
     MEASURE,
     PREPARE,
@@ -89,12 +91,15 @@ class FrontProcess:
         self._number = number
         self._clock = asyncio.get_running_loop().time
         self._parts: _Parts | None = None
+        self._access = NO_RUN_TIME_ACCESS
+        """What was told last of the keys made at run time."""
         self._health: HealthService | None = None
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         self._following: set[asyncio.Task[None]] = set()
         self.scheduler = RemoteScheduler(
             clock=self._clock,
             handlers={
+                ACCESS: (AccessTable, self._use_access),
                 PREPARE: (GatewayConfig, self._prepare),
                 APPLY: (None, self._apply),
                 MEASURE: (None, self._measure),
@@ -111,6 +116,7 @@ class FrontProcess:
         orphaned = asyncio.create_task(until_orphaned())
         encoded = await self._joining.join()
         setting = msgspec.msgpack.decode(encoded, type=FrontSetting)
+        self._access = newest(setting.access, self._access)
         self.scheduler.limits = away_limits(setting.config)
         log_format = setting.config.telemetry.log_format
         with to_stderr(log_format, setting.log_level, process=f"front-{self._number}"):
@@ -132,6 +138,7 @@ class FrontProcess:
             telemetry(config.telemetry, self._clock) as observing,
             grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel,
         ):
+            prepared = prepared.with_access(self._access)
             clients = FrontClients(prepared, self.scheduler, upstream, load)
             parts = self._parts = _Parts(base_dir, ActiveConfiguration(prepared), clients, prepared)
             parts.observing, parts.load = observing, load
@@ -196,6 +203,7 @@ class FrontProcess:
         assert parts is not None
         assert parts.front is not None
         problem = ""
+        self._use_access(newest(setting.access, self._access))
         if setting.config != parts.prepared.config:
             problem = await self._prepare(setting.config)
             if not problem:
@@ -234,7 +242,13 @@ class FrontProcess:
         assert parts.next is not None
         parts.prepared, parts.next = parts.next, None
         parts.front.apply(parts.prepared, parts.base_dir)
-        parts.clients.apply(parts.prepared)
+        parts.clients.apply(parts.active.prepared)
+
+    def _use_access(self, access: AccessTable) -> None:
+        self._access = access
+        if self._parts is not None:
+            self._parts.active.use_access(access)
+            self._parts.clients.apply(self._parts.active.prepared)
 
     def _measure(self, _: None) -> Measured:
         parts = self._parts

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.auth.run_time import NO_RUN_TIME_ACCESS, AccessTable
 from gateway.config.gateway import GatewayConfig
 from gateway.telemetry.page_samples import PageSamples
 
 PREPARE = "prepare"
 """Call to a front: read another configuration, without using it. Answers why it cannot; empty: it
 can."""
+ACCESS = "access"
+"""Call to a front: use these keys and tenants, which were made at run time."""
 APPLY = "apply"
 """Call to a front: use the configuration that was prepared last."""
 MEASURE = "measure"
@@ -28,6 +31,8 @@ class FrontSetting:
     base_dir: str
     accounts: str
     log_level: str
+    access: AccessTable = NO_RUN_TIME_ACCESS
+    """Keys and tenants that were made at run time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.access.store import read_access, running_store
 from gateway.accounting.accounting import Accounting, open_accounting
+from gateway.auth.run_time import AccessTable
 from gateway.batch_lane import BatchLane
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
@@ -32,6 +34,7 @@ from gateway.doors.grpc.listening.forwarded_accounts import (
 from gateway.doors.grpc.listening.grpc_server import grpc_server
 from gateway.doors.grpc.listening.health import HealthService, health_port
 from gateway.doors.keda.external_scaler import scaler_port
+from gateway.fronts.access_link import publish_access
 from gateway.fronts.batch_link import batch_handlers
 from gateway.fronts.bookings import LedgerBookings
 from gateway.fronts.messages import APPLY, PREPARE, READY, FrontAddresses, FrontSetting
@@ -99,7 +102,7 @@ class SchedulerSide:
 
     async def _reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
         old = self.active.config
-        check_reload(old, config)
+        check_reload(old, config, self.active.access)
         prepared = prepare(config, base_dir)
         if config.server.tls is not None:
             Certificates(config.server.tls, base_dir)  # raises for files that cannot be used
@@ -118,7 +121,7 @@ class SchedulerSide:
                 self.host.dismiss(front, OLD)
         # The fronts first: they need clients for placements before requests start there.
         await asyncio.gather(*(_apply(front, self.host) for front in told))
-        await self.parts.apply(prepared)
+        await self.parts.apply(self.active.prepared)
         return changed_sections(old, config)
 
 
@@ -189,8 +192,14 @@ async def running_scheduler_side(
                 base_dir=str(base_dir),
                 accounts=str(sockets / "accounts"),
                 log_level=log_level,
+                access=active.access,
             )
         )
+
+    async def publish(table: AccessTable) -> None:
+        active.use_access(table)
+        parts.scheduler.use_tenants(active.prepared.scheduling)
+        await publish_access(table, host, lambda front, why: host.dismiss(front, why))
 
     def handlers(front: HostedFront) -> dict[str, Handler]:
         async def accepts(_: FrontAddresses) -> None:
@@ -215,6 +224,8 @@ async def running_scheduler_side(
         accounting = await stack.enter_async_context(
             open_accounting(config, base_dir, adopt=fronts_before > 0)
         )
+        active.use_access(await read_access(accounting, config))
+        prepared = active.prepared
         parts, counts = assemble_with_ledger(
             prepared,
             accounting,
@@ -248,8 +259,11 @@ async def running_scheduler_side(
         )
         ticking = asyncio.create_task(host.run(), name="moegate-host")
         stack.callback(ticking.cancel)
+        access = await stack.enter_async_context(running_store(accounting, active, path, publish))
         accounts = grpc_server(CHANNEL_OPTIONS[:2], [ForwardedKeys(active)])
-        add_account_services(accounts, active, parts.scheduler, accounting, watches, reload_file)
+        add_account_services(
+            accounts, active, parts.scheduler, accounting, access, watches, reload_file
+        )
         for name in ("accounts", "link"):
             (sockets / name).unlink(missing_ok=True)
         accounts.add_insecure_port(accounts_target(sockets / "accounts"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from gateway.accounting.prices.catalog import Prices
 from gateway.auth.authenticator import Authenticator
+from gateway.auth.run_time import AccessTable
 from gateway.config.gateway import GatewayConfig
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.configuration import PreparedConfiguration
@@ -28,8 +29,18 @@ class ActiveConfiguration:
 
     @property
     def config(self) -> GatewayConfig:
-        """The configuration in force."""
+        """The configuration in force, as the file declares it."""
         return self._prepared.config
+
+    @property
+    def effective(self) -> GatewayConfig:
+        """The configuration with the tenants and keys that were made at run time."""
+        return self._prepared.effective
+
+    @property
+    def access(self) -> AccessTable:
+        """Tenants and keys that were made at run time."""
+        return self._prepared.access
 
     @property
     def authenticator(self) -> Authenticator:
@@ -43,10 +54,15 @@ class ActiveConfiguration:
 
     def replace(self, prepared: PreparedConfiguration, pipeline: Pipeline | None = None) -> None:
         """Puts another configuration into force for the doors and the pipeline of the process.
-        `pipeline`: None: the process has none."""
-        self._prepared = prepared
+        Keys and tenants that were made at run time stay. `pipeline`: None: the process has none.
+        """
+        self._prepared = prepared.with_access(self.access)
         if pipeline is not None:
             pipeline.settings = prepared.pipeline
+
+    def use_access(self, access: AccessTable) -> None:
+        """Puts other keys and tenants that were made at run time into force, all at once."""
+        self._prepared = self._prepared.with_access(access)
 
 
 def changed_sections(old: GatewayConfig, new: GatewayConfig) -> list[str]:

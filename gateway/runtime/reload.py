@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from gateway.auth.run_time import AccessTable, clashes
 from gateway.config.gateway import GatewayConfig
 from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.runtime.file_access import certificate_problems
@@ -23,10 +24,13 @@ _AT_ONCE = frozenset(
 """Fields of `server` that a reload puts into force."""
 
 
-def check_reload(old: GatewayConfig, new: GatewayConfig) -> None:
-    """Raises ReloadRefused for a change that needs a restart and cannot be ignored."""
+def check_reload(old: GatewayConfig, new: GatewayConfig, access: AccessTable) -> None:
+    """Raises ReloadRefused for a change that needs a restart and cannot be ignored, or that names
+    what was made at run time. `access`: what was."""
     if (old.server.tls is None) != (new.server.tls is None):
         raise ReloadRefused("server.tls: turning TLS on or off needs a restart")
+    if found := list(clashes(new, access)):
+        raise ReloadRefused("; ".join(f"{p.path}: {p.message}: {p.fix}" for p in found[:5]))
 
 
 def warn_of_reload(old: GatewayConfig, new: GatewayConfig, base_dir: Path) -> None:

@@ -126,6 +126,12 @@ class InProcessScheduler:
         self._branches.perform(self.core.reconfigure(placements, settings.limits, self._clock()))
         self._configured(placements)
 
+    def use_tenants(self, settings: SchedulingSettings) -> None:
+        """Applies other tenants and keys; what else is in `settings` is as before."""
+        self._settings = settings
+        self.core.set_limits(settings.limits)
+        self.claims.configure(settings.config)
+
     def report(self, event: Event) -> None:
         """Handles a report of the fleet. Reports about unknown placements are ignored. Raises
         TypeError for any other event."""

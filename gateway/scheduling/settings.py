@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.accounting.prices.catalog import Prices
@@ -41,7 +41,7 @@ def scheduling_settings(
             queue=QueueLimits(
                 requests=limits.queue_requests,
                 size_bytes=limits.queue_bytes,
-                tenant_share=limits.queue_tenant_share if len(config.tenants) > 1 else 1.0,
+                tenant_share=tenant_share(config),
             ),
             attempts=limits.attempts,
             retries=RetryLimits(share=failures.retry_share),
@@ -52,6 +52,17 @@ def scheduling_settings(
             reserve_per_s=0.0,
         ),
     )
+
+
+def with_tenants(settings: SchedulingSettings, config: GatewayConfig) -> SchedulingSettings:
+    """Returns the settings with the tenants and keys of `config`, which is otherwise the same."""
+    queue = replace(settings.limits.queue, tenant_share=tenant_share(config))
+    return replace(settings, config=config, limits=replace(settings.limits, queue=queue))
+
+
+def tenant_share(config: GatewayConfig) -> float:
+    """The part of a queue that one tenant may fill; a single one may fill it."""
+    return config.limits.queue_tenant_share if len(config.tenants) > 1 else 1.0
 
 
 def metering_state(config: GatewayConfig, base_dir: Path) -> Path | None:

@@ -8,6 +8,8 @@ counts, and no queue of tokens can grow.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence as Several
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,6 +24,14 @@ MAX_LAG_S = 0.005
 are late by about a millisecond. A longer lag is lost time: a busy machine makes a slower engine."""
 
 
+class EndedChoice(NamedTuple):
+    """A choice on the engine's clock, and what it had of the engine's steps; None: unknown."""
+
+    arrival_s: float
+    end_s: float
+    had: Had | None
+
+
 class RequestProgress:
     """Output tokens of a request so far.
 
@@ -34,7 +44,8 @@ class RequestProgress:
         """Output tokens generated, by choice."""
         self.cached_tokens = 0
         self.times: RequestTimes | None = None
-        """Of a request with one choice that has ended."""
+        """Of a request that has ended."""
+        self._choices: list[EndedChoice] = []
         self.unfinished = len(request.outputs)
         self._only_end = only_end
         self._changed = asyncio.Event()
@@ -43,6 +54,15 @@ class RequestProgress:
         """Waits until the progress has changed since the last call."""
         await self._changed.wait()
         self._changed.clear()
+
+    def end_choice(self, sequence: Sequence, end_s: float, had: Had | None) -> None:
+        """Records the times of a choice that has ended, before `record`. `had`: of the engine's
+        steps; None: unknown."""
+        self._choices.append(EndedChoice(sequence.arrival_s, end_s, had))
+        if len(self.tokens) == 1:
+            self.times = request_times(sequence, end_s, had)
+        elif len(self._choices) == len(self.tokens):
+            self.times = choices_times(self._choices)
 
     def record(self, choice: int, tokens: int, cached_tokens: int, ended: bool) -> None:
         """Records a step of one choice. Called by the step loop only."""
@@ -115,8 +135,8 @@ class EngineDriver:
                 had = recorder.had(sequence) if ended else None
                 if progress is not None:
                     tokens = engine.output_tokens(sequence)
-                    if ended and len(progress.tokens) == 1:
-                        progress.times = request_times(sequence, self._due_s, had)
+                    if ended:
+                        progress.end_choice(sequence, self._due_s, had)
                     progress.record(sequence.choice, tokens, sequence.cached_tokens, ended)
 
 
@@ -135,4 +155,17 @@ def request_times(sequence: Sequence, end_s: float, had: Had | None) -> RequestT
         tokens_per_second=tokens / whole_s if whole_s > 0 else None,
         moegate_prefill_ms=msgspec.UNSET if had is None else had.prefill_s * 1e3,
         moegate_decode_ms=msgspec.UNSET if had is None else had.decode_s * 1e3,
+    )
+
+
+def choices_times(choices: Several[EndedChoice]) -> RequestTimes | None:
+    """Times of a request of several choices: of these only moegate's plugin tells something."""
+    had = [choice.had for choice in choices if choice.had is not None]
+    if len(had) < len(choices):
+        return None
+    whole_s = max(choice.end_s for choice in choices) - min(choice.arrival_s for choice in choices)
+    return RequestTimes(
+        moegate_prefill_ms=sum(each.prefill_s for each in had) * 1e3,
+        moegate_decode_ms=sum(each.decode_s for each in had) * 1e3,
+        moegate_whole_ms=whole_s * 1e3,
     )

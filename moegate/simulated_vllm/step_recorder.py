@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from moegate.vllm_plugin.feed import ExpertStep, Feed, FinishedRequest, Step
-from moegate.vllm_plugin.shares import Had, StepShares
+from moegate.vllm_plugin.shares import Change, Had, StepShares
 from simulation.engine.engine import Engine
 from simulation.engine.rank import Rank
 from simulation.engine.sequences import Sequence
@@ -24,6 +24,7 @@ class Stats:
     first_token_ts: float
     last_token_ts: float
     num_preemptions: int = 0
+    seen_preemptions: int = 0
 
 
 class StepRecorder:
@@ -77,7 +78,7 @@ class StepRecorder:
         stats = self._followed.pop(sequence, None)
         if stats is None or self._shares is None:
             return None
-        stats.num_preemptions = int(sequence.preempted_s > 0.0)
+        stats.num_preemptions = sequence.preemptions
         return self._shares.had(stats)
 
     def _divide(
@@ -91,12 +92,22 @@ class StepRecorder:
                 if len(self._followed) >= MOST_FOLLOWED:
                     del self._followed[next(iter(self._followed))]
                 stats = self._followed[sequence] = Stats(sequence.admitted_s, end_s, end_s)
-                shares.answered(stats, sequence.prompt_tokens - sequence.cached_tokens)
+                tokens = sequence.prompt_tokens - sequence.cached_tokens
+                stats.seen_preemptions = sequence.preemptions
+                shares.answered(stats, tokens, _changes(sequence) if sequence.preemptions else ())
+            elif stats is not None and stats.seen_preemptions < sequence.preemptions:
+                stats.seen_preemptions = sequence.preemptions
+                tokens = sequence.total_tokens - sequence.found_tokens
+                shares.answered(stats, tokens, _changes(sequence))
             if stats is not None:
                 stats.last_token_ts = end_s
         took_s = step.elapsed_s if step.period_s is None else step.period_s
+        sequences_decoding = step.decode_requests - step.preemptions
+        again_tokens = step.decode_tokens - sequences_decoding
         shares.step(
-            took_s=took_s, sequences=step.decode_requests, prefill_tokens=step.prefill_tokens
+            took_s=took_s,
+            sequences=sequences_decoding,
+            prefill_tokens=step.prefill_tokens + again_tokens,
         )
 
     def _expert_step(self, step: Step, at_s: float) -> ExpertStep:
@@ -113,19 +124,30 @@ class StepRecorder:
         )
 
 
+def _changes(sequence: Sequence) -> tuple[Change, Change]:
+    """Its last preemption."""
+    return (
+        Change(runs=False, at_s=sequence.preempted_s),
+        Change(runs=True, at_s=sequence.scheduled_s),
+    )
+
+
 def _step(index: int, rank: Rank, duration_s: float, period_s: float | None) -> Step:
     whole = all(
         s.computed_tokens == s.found_tokens and tokens == s.pending_tokens
         for s, tokens in rank.prefills
     )
+    # As in vLLM, what was preempted and is computed again counts as decoding.
+    again = [tokens for s, tokens in rank.prefills if s.output_tokens]
+    prompts = [tokens for s, tokens in rank.prefills if not s.output_tokens]
     return Step(
         engine=index,
         at_s=0.0,
-        prefill_requests=len(rank.prefills),
-        prefill_tokens=sum(tokens for _, tokens in rank.prefills),
+        prefill_requests=len(prompts),
+        prefill_tokens=sum(prompts),
         prompt_tokens=sum(s.prompt_tokens for s, _ in rank.prefills) if whole else None,
-        decode_requests=rank.batch,
-        decode_tokens=rank.batch,
+        decode_requests=rank.batch + len(again),
+        decode_tokens=rank.batch + sum(again),
         output_tokens=rank.batch,
         elapsed_s=duration_s,
         period_s=period_s if rank.batch else None,
@@ -133,7 +155,7 @@ def _step(index: int, rank: Rank, duration_s: float, period_s: float | None) -> 
         running=0,
         waiting=0,
         kv_usage=0.0,
-        preemptions=0,
+        preemptions=len(again),
     )
 
 
@@ -151,7 +173,7 @@ def _finished(sequence: Sequence, at_s: float, end_s: float) -> FinishedRequest:
         prompt_tokens=sequence.prompt_tokens,
         cached_tokens=sequence.cached_tokens,
         output_tokens=tokens,
-        preemptions=int(sequence.preempted_s > 0.0),
+        preemptions=sequence.preemptions,
         queued_s=None if admitted_s is None else admitted_s - arrival_s,
         prefill_s=None if admitted_s is None or first_s is None else first_s - admitted_s,
         decode_s=decode_s,

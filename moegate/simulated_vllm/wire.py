@@ -160,16 +160,18 @@ class ToolCallDelta(msgspec.Struct):
 
 class RequestTimes(msgspec.Struct):
     """How long the engine worked on a request, of `--enable-per-request-metrics`. The first token's
-    time begins when the request is scheduled. The last two are those of moegate's plugin."""
+    time begins when the request is scheduled. The last three are those of moegate's plugin, which
+    alone tells of several choices."""
 
-    time_to_first_token_ms: float
-    generation_time_ms: float
-    queue_time_ms: float
-    mean_itl_ms: float | None
-    tokens_per_second: float | None
+    time_to_first_token_ms: float | None = None
+    generation_time_ms: float | None = None
+    queue_time_ms: float | None = None
+    mean_itl_ms: float | None = None
+    tokens_per_second: float | None = None
     speculative_decoding: None = None
     moegate_prefill_ms: float | msgspec.UnsetType = msgspec.UNSET
     moegate_decode_ms: float | msgspec.UnsetType = msgspec.UNSET
+    moegate_whole_ms: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatMessage(msgspec.Struct):

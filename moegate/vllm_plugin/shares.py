@@ -4,12 +4,18 @@ A step that decodes B sequences takes 1/B of its time for each. A step that comp
 costs its sequences what such a step usually takes without them, and the prompts what it takes
 longer, each by its tokens. So all requests together had exactly the time in which the engine
 stepped, and none pays for the time in which it did not.
+
+A request that is preempted leaves the steps and is computed again later: it has no part of the
+steps in between, and what is computed again counts as its prompt.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 KEPT_STEPS = 8192
@@ -19,14 +25,31 @@ KEPT_PROMPTS = 4096
 USUAL_WEIGHT = 0.05
 STALL_FACTOR = 2.0
 """A step counts as at most so much of the usual one of its batch, in the mean."""
-MARK = "_moegate_begun"
+MARK = "_moegate_part"
 
 
-class Begun(NamedTuple):
-    """A request at its first token: seconds of its prompt, and the engine's sum at that time."""
+@dataclass
+class Part:
+    """What a request had so far.
 
-    prefill_s: float
-    decoded_s: float
+    `decode_s`: up to its last preemption; `decoding_from`: the engine's sum at the token from which
+    it has decoded since; None: it does not. `computed_from_s`: since when its prompt is computed;
+    None: it is not. `left`: how often it was preempted.
+    """
+
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    decoding_from: float | None = None
+    computed_from_s: float | None = None
+    left: int = 0
+    is_lost: bool = False
+
+
+class Change(NamedTuple):
+    """A request is scheduled (`runs`), or preempted, at this time of the engine's clock."""
+
+    runs: bool
+    at_s: float
 
 
 class Had(NamedTuple):
@@ -51,7 +74,7 @@ class StepShares:
         """Mean time of a step that only decodes, by its sequences."""
         self._prompts: deque[tuple[float, float, int]] = deque(maxlen=KEPT_PROMPTS)
         """Steps that computed prompts: their end, the prompts' seconds, and their tokens."""
-        self._answered: list[tuple[Any, int]] = []
+        self._answered: list[tuple[Any, int, Sequence[Change]]] = []
         self._end_s: float | None = None
         self._batch = 0
 
@@ -59,9 +82,13 @@ class StepShares:
         """A step has ended; `step` follows."""
         self._end_s = end_s
 
-    def answered(self, request: Any, prompt_tokens: int) -> None:
-        """A request has its first token by this step. `prompt_tokens`: computed for it."""
-        self._answered.append((request, prompt_tokens))
+    def answered(self, request: Any, prompt_tokens: int, changes: Sequence[Change] = ()) -> None:
+        """A request has its first token by this step, or its next one after a preemption.
+
+        `prompt_tokens`: computed for it, at most; `changes`: since its last token, as far as it was
+        preempted.
+        """
+        self._answered.append((request, prompt_tokens, changes))
 
     def step(self, *, took_s: float, sequences: int, prefill_tokens: int) -> None:
         """Divides a step. `sequences`: those that decode."""
@@ -84,23 +111,49 @@ class StepShares:
         self._batch = sequences
         if len(self._ends) > 2 * KEPT_STEPS:
             del self._ends[:KEPT_STEPS], self._sums[:KEPT_STEPS]
-        for request, tokens in self._answered:
-            begun = Begun(self._prefill_s(request, tokens), self._sums[-1])
-            setattr(request, MARK, begun)
+        for request, tokens, changes in self._answered:
+            self._follow(request, tokens, changes)
         self._answered.clear()
+
+    def _follow(self, request: Any, tokens: int, changes: Sequence[Change]) -> None:
+        """Brings the part of a request up to the step that was divided last."""
+        part = getattr(request, MARK, None)
+        if part is None:
+            part = Part(computed_from_s=request.scheduled_ts)
+            setattr(request, MARK, part)
+        for number, change in enumerate(changes, start=1):
+            if change.runs:
+                part.computed_from_s = change.at_s
+                continue
+            # Nothing after it: the token was under way already, so this step was still its own.
+            at_s = change.at_s if number < len(changes) else math.inf
+            part.left += 1
+            if part.decoding_from is not None:
+                part.is_lost |= at_s < self._ends[0]
+                part.decode_s += self._sum_at(at_s) - part.decoding_from
+                part.decoding_from = None
+            elif part.computed_from_s is not None:
+                part.prefill_s += self._prefill_s(part.computed_from_s, at_s, tokens)
+            part.computed_from_s = None
+        if part.computed_from_s is not None:
+            part.prefill_s += self._prefill_s(part.computed_from_s, math.inf, tokens)
+            part.computed_from_s, part.decoding_from = None, self._sums[-1]
+
+    def _sum_at(self, at_s: float) -> float:
+        return self._sums[max(0, bisect_right(self._ends, at_s) - 1)]
 
     def had(self, request: Any) -> Had | None:
         """What a request had up to its last token; None: that is unknown."""
-        begun = getattr(request, MARK, None)
-        last_s = request.last_token_ts
-        # A preempted one was not in all steps, and no step says in which it was.
-        if begun is None or request.num_preemptions or not self._ends or last_s < self._ends[0]:
+        part, last_s = getattr(request, MARK, None), request.last_token_ts
+        if part is None or part.is_lost or part.decoding_from is None:
+            return None
+        if part.left != request.num_preemptions or not self._ends or last_s < self._ends[0]:
             return None
         at = bisect_right(self._ends, last_s) - 1
-        decode_s = self._sums[at] - begun.decoded_s
+        decode_s = part.decode_s + self._sums[at] - part.decoding_from
         if at == len(self._ends) - 1 and self._batch:  # its last step is not divided yet
             decode_s += (last_s - self._ends[at]) / self._batch
-        return Had(begun.prefill_s, max(0.0, decode_s))
+        return Had(part.prefill_s, max(0.0, decode_s))
 
     def _usual(self, sequences: int) -> float:
         """What a step of these sequences takes without prompts, by the nearest that is known."""
@@ -110,13 +163,14 @@ class StepShares:
             return 0.0
         return self._usual_s[min(self._usual_s, key=lambda known: abs(known - sequences))]
 
-    def _prefill_s(self, request: Any, tokens: int) -> float:
-        """A prompt's seconds of the steps since it was scheduled. Of several in the same steps,
-        each has its part by tokens."""
+    def _prefill_s(self, from_s: float, until_s: float, tokens: int) -> float:
+        """A prompt's seconds of the steps that ended in a time. Of several prompts in the same
+        steps, each has its part by tokens."""
         seconds, computed = 0.0, 0
         for end_s, took_s, step_tokens in reversed(self._prompts):
-            if end_s <= request.scheduled_ts:
+            if end_s <= from_s:
                 break
-            seconds += took_s
-            computed += step_tokens
+            if end_s <= until_s:
+                seconds += took_s
+                computed += step_tokens
         return seconds * min(1.0, tokens / computed) if computed else 0.0

@@ -31,6 +31,7 @@ class StepLogger(AggregateStatLoggerBase):
         loggers = logging.getLogger("vllm.v1.metrics.loggers")
         loggers.addFilter(_without_iteration_lines)
         self._shares = None
+        self._most_tokens = 1 + getattr(vllm_config, "num_speculative_tokens", 0)
         details = vllm_config.observability_config.enable_logging_iteration_details
         if details and FEED.processes == 1 and parallel.data_parallel_size == 1:
             shares = StepShares()
@@ -43,16 +44,26 @@ class StepLogger(AggregateStatLoggerBase):
         details = getattr(scheduler_stats, "iteration_details", None)
         if details is not None:
             step = _step(engine_idx, at_s, scheduler_stats, details, iteration_stats)
-            FEED.add(step)
+            # vLLM counts a preempted request that is computed again as one that decodes.
+            again = self._again(step)
+            FEED.add(step._replace(preemptions=max(step.preemptions, again)))
             if self._shares is not None and not step.dummy:
+                sequences = step.decode_requests - again
+                tokens = step.decode_tokens - sequences * self._most_tokens if again else 0
                 self._shares.step(
                     took_s=step.elapsed_s if step.period_s is None else step.period_s,
-                    sequences=step.decode_requests,
-                    prefill_tokens=step.prefill_tokens,
+                    sequences=sequences,
+                    prefill_tokens=step.prefill_tokens + max(0, tokens),
                 )
         if iteration_stats is not None:
             for ended in iteration_stats.finished_requests:
                 FEED.add(_finished(engine_idx, at_s, ended))
+
+    def _again(self, step: Step) -> int:
+        """Requests that this step computes again after a preemption, as far as that is known: one,
+        if it computes more tokens than its sequences can decode."""
+        surplus = step.decode_tokens > step.decode_requests * self._most_tokens
+        return min(step.decode_requests, max(1, step.preemptions)) if surplus else 0
 
     def log_engine_initialized(self):
         """Nothing: the details that vLLM logs here are on /metrics."""

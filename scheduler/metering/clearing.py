@@ -89,7 +89,7 @@ def had_of_engine(
         return None
     whole_s = whole_ns * 1e-9
     had_s = engine.prefill_had_s + engine.decode_had_s
-    if run.choices != 1 or not run.generates or not 0.0 < had_s <= CLOCKS * engine.whole_s:
+    if not run.generates or not 0.0 < had_s <= CLOCKS * engine.whole_s:
         return None
     if engine.whole_s > CLOCKS * whole_s:
         return None

@@ -215,6 +215,7 @@ class Rank:
         sequence.found_tokens = sequence.computed_tokens = len(shared) * self._extent_tokens
         if sequence.request.transferred and not sequence.output_tokens:
             sequence.found_tokens = sequence.computed_tokens = sequence.total_tokens - 1
+        sequence.scheduled_s = now
         if sequence.admitted_s is None:
             sequence.admitted_s = now
             sequence.cached_tokens = sequence.computed_tokens
@@ -251,6 +252,7 @@ class Rank:
         self._release(sequence)
         sequence.computed_tokens = 0
         sequence.preempted_s = now
+        sequence.preemptions += 1
         self.waiting.appendleft(sequence)
         self._preempted = True
         self.counters.preemptions += 1

@@ -165,9 +165,11 @@ class Sequence:
         "output",
         "output_tokens",
         "preempted_s",
+        "preemptions",
         "prompt_tokens",
         "rank",
         "request",
+        "scheduled_s",
     )
 
     def __init__(
@@ -182,6 +184,9 @@ class Sequence:
         self.admitted_s: float | None = None
         self.first_token_s = 0.0
         self.preempted_s = 0.0
+        self.preemptions = 0
+        self.scheduled_s = 0.0
+        """When it was admitted last."""
         self.output_tokens = 0
         self.cached_tokens = 0
         """Found in the prefix cache when it was first admitted; `found_tokens`: the last time."""

@@ -372,6 +372,13 @@ async def test_times_of_a_request_where_the_server_tells_them() -> None:
             one = (await client.stream(path, body | STREAM | {"max_tokens": 1}))[-1]["metrics"]
             assert "mean_itl_ms" not in one, "there is none with one token"
         two = {"n": 2, "temperature": 1}
+        of_choices = [*of_plugin, "moegate_whole_ms"]
+        assert list((await client.stream(CHAT, HELLO | STREAM | two))[-1]["metrics"]) == of_choices
+        metrics = (await client.answer(CHAT, HELLO | two))["metrics"]
+        assert [name for name in metrics if metrics[name] is not None] == of_choices
+    async with serving(
+        config(enable_per_request_metrics=True, speed=10.0, data_parallel_size=2)
+    ) as client:
         assert "metrics" not in (await client.stream(CHAT, HELLO | STREAM | two))[-1]
         assert (await client.answer(CHAT, HELLO | two))["metrics"] is None
 

@@ -31,7 +31,7 @@ BELOW_DOORS = (
     *("gateway.domain", "gateway.config", "gateway.config.resolve", "gateway.auth"),
     *("gateway.translation", "scheduler.*"),
     *("gateway.upstream.*", "gateway.fleet", "gateway.accounting.*", "gateway.batch.*"),
-    *("gateway.scheduling", "gateway.pipeline"),
+    *("gateway.access", "gateway.scheduling", "gateway.pipeline"),
 )
 LAYERS: dict[str, tuple[str, ...]] = {
     # Pure decisions and models. `scheduler` decides; `simulation` predicts engines and fleets.
@@ -87,6 +87,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("gateway.domain", "gateway.config", "gateway.config.resolve"),
         *("gateway.accounting.*", "scheduler.*"),
     ),
+    # Keys and tenants that are made at run time, and the audit log.
+    "gateway.access": (
+        *("gateway.config", "gateway.config.resolve", "gateway.auth", "gateway.accounting.*"),
+    ),
     # Which process of a cluster leads.
     "gateway.leadership": ("gateway.accounting.ledger",),
     # Offline jobs: their files, items and results, and the runner.
@@ -125,7 +129,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     # Pages for people, which ask the gateway's own gRPC services.
     "gateway.doors.console": (
         *("gateway.config", "gateway.auth", "gateway.delivery", "gateway.doors.entry"),
-        *("gateway.doors.http.listening", GRPC),
+        *("gateway.doors.http.listening", "gateway.translation", GRPC),
+        "gateway.accounting.reports",
     ),
     # Puts the parts together, and the process around them.
     "gateway.runtime": (*BELOW_DOORS, "gateway.telemetry"),

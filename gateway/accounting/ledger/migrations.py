@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from gateway.accounting.ledger.database import Dialect, LedgerUnusable, Tx
+from gateway.accounting.ledger.steps.access import ACCESS_TABLES
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -334,6 +335,9 @@ MIGRATIONS = (
     Migration(number=4, name="end users and labels", sqlite=_TAGS, postgres=_TAGS),
     Migration(
         number=5, name="sums of tenants' hours", sqlite=_TENANT_HOURS, postgres=_TENANT_HOURS
+    ),
+    Migration(
+        number=6, name="keys, tenants, audit log", sqlite=ACCESS_TABLES, postgres=ACCESS_TABLES
     ),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -33,8 +32,9 @@ from gateway.config.load.check_remote import (
     remote_problems,
 )
 from gateway.config.load.check_tasks import task_problems
-from gateway.config.problems import ConfigError, Problem, nearest, problem
+from gateway.config.problems import ConfigError, Problem, problem
 from gateway.config.resolve.api_keys import key_hash
+from gateway.config.resolve.key_problems import key_problems
 from gateway.config.resolve.secrets import resolve
 from gateway.config.resolve.step_model_prior import checked_step_model_prior
 from gateway.config.resolve.tls_files import server_files
@@ -81,7 +81,7 @@ def semantic_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem
             )
             yield from _prior(path, upstream, base_dir)
     for path, key in _keys(config):
-        yield from _key(path, key, config)
+        yield from key_problems(path, key, config)
     yield from ledger_problems(config, base_dir)
     yield from cluster_problems(config, base_dir)
     yield from _limits(config.limits)
@@ -254,28 +254,3 @@ def _prior(path: str, pool: PoolConfig, base_dir: Path) -> Iterator[Problem]:
         checked_step_model_prior(pool, base_dir)
     except ConfigError as error:
         yield from (each.under(path) for each in error.problems)
-
-
-def _key(path: str, key: KeyConfig, config: GatewayConfig) -> Iterator[Problem]:
-    known: dict[str, set[str]] = defaultdict(set)
-    discovers = False
-    for _, upstream in _upstreams(config):
-        known["models"].add(upstream.model)
-        if isinstance(upstream, RemoteConfig):
-            known["remote_classes"].add(upstream.remote_class)
-        elif upstream.adapters is not None:
-            known["models"].update(adapter.model for adapter in upstream.adapters.models)
-            discovers |= upstream.adapters.discover
-    wanted = {"models": key.models, "remote_classes": key.remote_classes or ()}
-    sources = {"models": "no pool or remote serves it", "remote_classes": "no remote has it"}
-    for field, names in wanted.items():
-        for i, name in enumerate(names):
-            if name not in known[field] and not (field == "models" and discovers):
-                guess = nearest(name, known[field])
-                listed = ", ".join(sorted(known[field])) or "none: remove it"
-                fix = f"did you mean {guess}?" if guess else f"there are: {listed}"
-                yield problem(f"{path}.{field}[{i}]", name, sources[field], fix)
-    size, most = key.limits.message_bytes, config.limits.message_bytes
-    if size is not None and size > most:
-        fix = f"at most {most}, or raise limits.message_bytes"
-        yield problem(f"{path}.limits.message_bytes", size, "larger than any message may be", fix)

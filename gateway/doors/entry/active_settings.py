@@ -6,6 +6,7 @@ from typing import Protocol
 
 from gateway.accounting.prices.catalog import Prices
 from gateway.auth.authenticator import Authenticator
+from gateway.auth.run_time import AccessTable
 from gateway.config.gateway import GatewayConfig
 
 
@@ -18,7 +19,15 @@ class ActiveSettings(Protocol):
 
     @property
     def config(self) -> GatewayConfig:
-        """The configuration."""
+        """The configuration, as the file declares it."""
+
+    @property
+    def effective(self) -> GatewayConfig:
+        """The configuration with the tenants and keys that were made at run time."""
+
+    @property
+    def access(self) -> AccessTable:
+        """Tenants and keys that were made at run time."""
 
     @property
     def prices(self) -> Prices:

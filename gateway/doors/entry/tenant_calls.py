@@ -38,24 +38,26 @@ class TenantCalls:
         self._port = port
         self._limits = limits
         self._refused = refused
-        self._most = 0
+        self._most: dict[str, int] = {}
+        """The bound that each tenant had at its last call."""
         self._kept: dict[str, int] = {}
         """Free slots that are kept here, by tenant."""
 
-    async def begin(self, tenant: str) -> None:
-        """Counts a call until the current task ends. Raises CallRefused, and then counts
-        nothing."""
-        most = self._limits().tenant_rpcs
-        if most != self._most:  # slots that were kept under another bound may be too many
-            self._most = most
-            for name in tuple(self._kept):
-                self._keep(name, 0)
+    async def begin(self, tenant: str, own_most: int | None = None) -> None:
+        """Counts a call until the current task ends. `own_most`: the tenant's own bound; None: that
+        of all tenants. Raises CallRefused, and then counts nothing."""
+        most = own_most or self._limits().tenant_rpcs
+        if most != self._most.get(tenant):
+            # Slots that were kept under another bound may be too many.
+            self._most[tenant] = most
+            self._keep(tenant, 0)
         kept = self._kept.get(tenant, 0)
         if kept:
             self._kept[tenant] = kept - 1
         elif await take_slot(self._port, _holder(tenant), RateLimits(concurrent_requests=most)):
             self._refused(TENANT)
-            text = f"{most} RPCs of tenant {tenant} are in progress here: limits.tenant_rpcs"
+            bound = "its own rpcs" if own_most else "limits.tenant_rpcs"
+            text = f"{most} RPCs of tenant {tenant} are in progress here: {bound}"
             raise CallRefused(TENANT, text, random.uniform(*RETRY_S))
         task = asyncio.current_task()
         assert task is not None
@@ -64,7 +66,7 @@ class TenantCalls:
     def _end(self, tenant: str, _: asyncio.Task[object]) -> None:
         kept = self._kept.get(tenant, 0) + 1
         self._kept[tenant] = kept
-        self._keep(tenant, self._most // KEPT_PARTS)
+        self._keep(tenant, self._most[tenant] // KEPT_PARTS)
 
     def _keep(self, tenant: str, most: int) -> None:
         """Gives back what is kept beyond `most` slots."""

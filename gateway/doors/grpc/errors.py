@@ -192,6 +192,16 @@ def not_found(kind: str, name: str) -> RpcError:
     return RpcError(grpc.StatusCode.NOT_FOUND, f"no {kind} {name!r}", detail)
 
 
+def missing(message: str) -> RpcError:
+    """NOT_FOUND: what the request names does not exist; the message says which field."""
+    return RpcError(grpc.StatusCode.NOT_FOUND, message, _info("NOT_FOUND"))
+
+
+def name_taken(message: str) -> RpcError:
+    """ALREADY_EXISTS: a name that is to be given is in use."""
+    return RpcError(grpc.StatusCode.ALREADY_EXISTS, message, _info("NAME_TAKEN"))
+
+
 def precondition(message: str, reason: str) -> RpcError:
     """FAILED_PRECONDITION: the current state of the gateway forbids the operation."""
     return RpcError(grpc.StatusCode.FAILED_PRECONDITION, message, _info(reason))

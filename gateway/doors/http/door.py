@@ -96,7 +96,7 @@ class HttpDoor:
                 return self._unrouted(request, found)
             caller = self._caller(request)
             self._in_progress.begin()
-            await self._tenant_calls.begin(caller.tenant)
+            await self._tenant_calls.begin(caller.tenant, caller.tenant_rpcs)
             await self._key_limits.take_request(caller)
             terms = terms_of(request.headers)
             exchange = Exchange(

@@ -51,15 +51,18 @@ class UsageTotals:
 
 def engine_times(metrics: Any) -> EngineTimes | None:
     """The engine's own seconds, from the `metrics` of vLLM's last event; None: it does not tell all
-    of them. moegate's plugin adds what the request had of the engine's steps."""
+    of them. moegate's plugin adds what the request had of the engine's steps, and of several
+    choices, for which vLLM tells nothing, the whole time."""
     if not isinstance(metrics, dict):
         return None
     parts_s = [_seconds(metrics.get(name)) for name in _ENGINE_TIMES]
     known_s = [part_s for part_s in parts_s if part_s is not None]
-    if len(known_s) < len(parts_s):
+    of_one = sum(known_s) if len(known_s) == len(parts_s) else None
+    whole_s = _seconds(metrics.get("moegate_whole_ms")) if of_one is None else of_one
+    if whole_s is None:
         return None
     return EngineTimes(
-        whole_s=sum(known_s),
+        whole_s=whole_s,
         prefill_had_s=_seconds(metrics.get("moegate_prefill_ms")),
         decode_had_s=_seconds(metrics.get("moegate_decode_ms")),
     )

@@ -23,56 +23,112 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from moegate.v1 import generation_pb2 as moegate_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16moegate/v1/admin.proto\x12\nmoegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"!\n\x0c\x44rainRequest\x12\x11\n\tplacement\x18\x01 \x01(\t\")\n\rDrainResponse\x12\x18\n\x10running_requests\x18\x01 \x01(\x03\"#\n\x0eUndrainRequest\x12\x11\n\tplacement\x18\x01 \x01(\t\"\x11\n\x0fUndrainResponse\"\x0f\n\rReloadRequest\"!\n\x0eReloadResponse\x12\x0f\n\x07\x63hanges\x18\x01 \x03(\t\"m\n\x0b\x42udgetScope\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x14\n\x0c\x65\x61\x63h_session\x18\x03 \x01(\x08\x12(\n\x06period\x18\x04 \x01(\x0e\x32\x18.moegate.v1.BudgetPeriod\"\x9a\x01\n\x06\x42udget\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.moegate.v1.BudgetScope\x12\x14\n\x0c\x63\x61p_nano_usd\x18\x02 \x01(\x03\x12\x0c\n\x04hard\x18\x03 \x01(\x08\x12\x17\n\x0fset_at_run_time\x18\x04 \x01(\x08\x12+\n\x08\x61\x63\x63ounts\x18\x05 \x03(\x0b\x32\x19.moegate.v1.BudgetAccount\"\xb2\x01\n\rBudgetAccount\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12-\n\tstarts_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65nds_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10settled_nano_usd\x18\x04 \x01(\x03\x12\x17\n\x0fleased_nano_usd\x18\x05 \x01(\x03\"E\n\x10SetBudgetRequest\x12\"\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x12.moegate.v1.Budget\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"I\n\x11SetBudgetResponse\x12\"\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x12.moegate.v1.Budget\x12\x10\n\x08warnings\x18\x02 \x03(\t\"=\n\x13\x44\x65leteBudgetRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.moegate.v1.BudgetScope\"\x16\n\x14\x44\x65leteBudgetResponse\"$\n\x12ListBudgetsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\":\n\x13ListBudgetsResponse\x12#\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x12.moegate.v1.Budget\"X\n\x14\x43orrectChargeRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x16\n\x0e\x64\x65lta_nano_usd\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\"1\n\x15\x43orrectChargeResponse\x12\x18\n\x10\x63harged_nano_usd\x18\x01 \x01(\x03\"\x18\n\x16GetLedgerStatusRequest\"\xd6\x01\n\x17GetLedgerStatusResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12*\n\x07\x66\x61iling\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x62\x61\x63klog_rows\x18\x03 \x01(\x03\x12\x1a\n\x12\x62\x61\x63klog_limit_rows\x18\x04 \x01(\x03\x12\x14\n\x0cwritten_rows\x18\x05 \x01(\x03\x12\x11\n\tlost_rows\x18\x06 \x01(\x03\x12\x15\n\rlost_nano_usd\x18\x07 \x01(\x03\x12\x0e\n\x06leases\x18\x08 \x01(\x03*u\n\x0c\x42udgetPeriod\x12\x1d\n\x19\x42UDGET_PERIOD_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42UDGET_PERIOD_HOUR\x10\x01\x12\x15\n\x11\x42UDGET_PERIOD_DAY\x10\x02\x12\x17\n\x13\x42UDGET_PERIOD_MONTH\x10\x03\x32\xf0\x04\n\x0c\x41\x64minService\x12<\n\x05\x44rain\x12\x18.moegate.v1.DrainRequest\x1a\x19.moegate.v1.DrainResponse\x12\x42\n\x07Undrain\x12\x1a.moegate.v1.UndrainRequest\x1a\x1b.moegate.v1.UndrainResponse\x12?\n\x06Reload\x12\x19.moegate.v1.ReloadRequest\x1a\x1a.moegate.v1.ReloadResponse\x12H\n\tSetBudget\x12\x1c.moegate.v1.SetBudgetRequest\x1a\x1d.moegate.v1.SetBudgetResponse\x12Q\n\x0c\x44\x65leteBudget\x12\x1f.moegate.v1.DeleteBudgetRequest\x1a .moegate.v1.DeleteBudgetResponse\x12N\n\x0bListBudgets\x12\x1e.moegate.v1.ListBudgetsRequest\x1a\x1f.moegate.v1.ListBudgetsResponse\x12T\n\rCorrectCharge\x12 .moegate.v1.CorrectChargeRequest\x1a!.moegate.v1.CorrectChargeResponse\x12Z\n\x0fGetLedgerStatus\x12\".moegate.v1.GetLedgerStatusRequest\x1a#.moegate.v1.GetLedgerStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16moegate/v1/admin.proto\x12\nmoegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmoegate/v1/generation.proto\"!\n\x0c\x44rainRequest\x12\x11\n\tplacement\x18\x01 \x01(\t\")\n\rDrainResponse\x12\x18\n\x10running_requests\x18\x01 \x01(\x03\"#\n\x0eUndrainRequest\x12\x11\n\tplacement\x18\x01 \x01(\t\"\x11\n\x0fUndrainResponse\"\x0f\n\rReloadRequest\"!\n\x0eReloadResponse\x12\x0f\n\x07\x63hanges\x18\x01 \x03(\t\"m\n\x0b\x42udgetScope\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x14\n\x0c\x65\x61\x63h_session\x18\x03 \x01(\x08\x12(\n\x06period\x18\x04 \x01(\x0e\x32\x18.moegate.v1.BudgetPeriod\"\x9a\x01\n\x06\x42udget\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.moegate.v1.BudgetScope\x12\x14\n\x0c\x63\x61p_nano_usd\x18\x02 \x01(\x03\x12\x0c\n\x04hard\x18\x03 \x01(\x08\x12\x17\n\x0fset_at_run_time\x18\x04 \x01(\x08\x12+\n\x08\x61\x63\x63ounts\x18\x05 \x03(\x0b\x32\x19.moegate.v1.BudgetAccount\"\xb2\x01\n\rBudgetAccount\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12-\n\tstarts_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65nds_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10settled_nano_usd\x18\x04 \x01(\x03\x12\x17\n\x0fleased_nano_usd\x18\x05 \x01(\x03\"E\n\x10SetBudgetRequest\x12\"\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x12.moegate.v1.Budget\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"I\n\x11SetBudgetResponse\x12\"\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x12.moegate.v1.Budget\x12\x10\n\x08warnings\x18\x02 \x03(\t\"=\n\x13\x44\x65leteBudgetRequest\x12&\n\x05scope\x18\x01 \x01(\x0b\x32\x17.moegate.v1.BudgetScope\"\x16\n\x14\x44\x65leteBudgetResponse\"$\n\x12ListBudgetsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\":\n\x13ListBudgetsResponse\x12#\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x12.moegate.v1.Budget\"X\n\x14\x43orrectChargeRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x16\n\x0e\x64\x65lta_nano_usd\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\"1\n\x15\x43orrectChargeResponse\x12\x18\n\x10\x63harged_nano_usd\x18\x01 \x01(\x03\"\x18\n\x16GetLedgerStatusRequest\"\xd6\x01\n\x17GetLedgerStatusResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12*\n\x07\x66\x61iling\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x62\x61\x63klog_rows\x18\x03 \x01(\x03\x12\x1a\n\x12\x62\x61\x63klog_limit_rows\x18\x04 \x01(\x03\x12\x14\n\x0cwritten_rows\x18\x05 \x01(\x03\x12\x11\n\tlost_rows\x18\x06 \x01(\x03\x12\x15\n\rlost_nano_usd\x18\x07 \x01(\x03\x12\x0e\n\x06leases\x18\x08 \x01(\x03\"\x16\n\x05Names\x12\r\n\x05names\x18\x01 \x03(\t\"\x99\x02\n\tKeyLimits\x12 \n\x13requests_per_minute\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11tokens_per_minute\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12 \n\x13\x63oncurrent_requests\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x1a\n\rmessage_bytes\x18\x05 \x01(\x03H\x04\x88\x01\x01\x42\x16\n\x14_requests_per_minuteB\x14\n\x12_tokens_per_minuteB\x16\n\x14_concurrent_requestsB\x14\n\x12_max_output_tokensB\x10\n\x0e_message_bytes\"\xd3\x02\n\x0bKeySettings\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.moegate.v1.KeyRole\x12\x0e\n\x06models\x18\x02 \x03(\t\x12)\n\x0bslo_classes\x18\x03 \x03(\x0e\x32\x14.moegate.v1.SloClass\x12)\n\x0eremote_classes\x18\x04 \x01(\x0b\x32\x11.moegate.v1.Names\x12\x17\n\nmin_ttft_s\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nmin_tpot_s\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x0cmax_priority\x18\x07 \x01(\x05\x12%\n\x06limits\x18\x08 \x01(\x0b\x32\x15.moegate.v1.KeyLimits\x12.\n\nexpires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\r\n\x0b_min_ttft_sB\r\n\x0b_min_tpot_s\"\xe3\x02\n\x03Key\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12 \n\x05owner\x18\x03 \x01(\x0e\x32\x11.moegate.v1.Owner\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.moegate.v1.KeyState\x12)\n\x08settings\x18\x05 \x01(\x0b\x32\x17.moegate.v1.KeySettings\x12\x15\n\rsecret_prefix\x18\x06 \x01(\t\x12\x0f\n\x07secrets\x18\x07 \x01(\x05\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\t \x01(\t\x12.\n\nrotated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x10\x43reateKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12)\n\x08settings\x18\x03 \x01(\x0b\x32\x17.moegate.v1.KeySettings\"A\n\x11\x43reateKeyResponse\x12\x1c\n\x03key\x18\x01 \x01(\x0b\x32\x0f.moegate.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"n\n\x0fListKeysRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x14\n\x0cwith_revoked\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"J\n\x10ListKeysResponse\x12\x1d\n\x04keys\x18\x01 \x03(\x0b\x32\x0f.moegate.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"~\n\x10UpdateKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12)\n\x08settings\x18\x02 \x01(\x0b\x32\x17.moegate.v1.KeySettings\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"1\n\x11UpdateKeyResponse\x12\x1c\n\x03key\x18\x01 \x01(\x0b\x32\x0f.moegate.v1.Key\"L\n\x10RotateKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"A\n\x11RotateKeyResponse\x12\x1c\n\x03key\x18\x01 \x01(\x0b\x32\x0f.moegate.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\"\n\x10RevokeKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"1\n\x11RevokeKeyResponse\x12\x1c\n\x03key\x18\x01 \x01(\x0b\x32\x0f.moegate.v1.Key\"\x82\x01\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04rpcs\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12 \n\x05owner\x18\x04 \x01(\x0e\x32\x11.moegate.v1.Owner\x12\x0c\n\x04keys\x18\x05 \x01(\x05\x42\t\n\x07_weightB\x07\n\x05_rpcs\"6\n\x10SetTenantRequest\x12\"\n\x06tenant\x18\x01 \x01(\x0b\x32\x12.moegate.v1.Tenant\"7\n\x11SetTenantResponse\x12\"\n\x06tenant\x18\x01 \x01(\x0b\x32\x12.moegate.v1.Tenant\"#\n\x13\x44\x65leteTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteTenantResponse\"\x14\n\x12ListTenantsRequest\":\n\x13ListTenantsResponse\x12#\n\x07tenants\x18\x01 \x03(\x0b\x32\x12.moegate.v1.Tenant\"n\n\x16ListAuditEventsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\xae\x01\n\nAuditEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x0e\n\x06target\x18\x06 \x01(\t\x12\x13\n\x0b\x62\x65\x66ore_json\x18\x07 \x01(\t\x12\x12\n\nafter_json\x18\x08 \x01(\t\"Z\n\x17ListAuditEventsResponse\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.moegate.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*u\n\x0c\x42udgetPeriod\x12\x1d\n\x19\x42UDGET_PERIOD_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42UDGET_PERIOD_HOUR\x10\x01\x12\x15\n\x11\x42UDGET_PERIOD_DAY\x10\x02\x12\x17\n\x13\x42UDGET_PERIOD_MONTH\x10\x03*j\n\x07KeyRole\x12\x18\n\x14KEY_ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fKEY_ROLE_CALLER\x10\x01\x12\x19\n\x15KEY_ROLE_TENANT_ADMIN\x10\x02\x12\x15\n\x11KEY_ROLE_OPERATOR\x10\x03*B\n\x05Owner\x12\x15\n\x11OWNER_UNSPECIFIED\x10\x00\x12\x0e\n\nOWNER_FILE\x10\x01\x12\x12\n\x0eOWNER_RUN_TIME\x10\x02*\x83\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12KEY_STATE_IN_FORCE\x10\x01\x12\x15\n\x11KEY_STATE_EXPIRED\x10\x02\x12\x15\n\x11KEY_STATE_REVOKED\x10\x03\x12\x16\n\x12KEY_STATE_SHADOWED\x10\x04\x32\xa8\n\n\x0c\x41\x64minService\x12<\n\x05\x44rain\x12\x18.moegate.v1.DrainRequest\x1a\x19.moegate.v1.DrainResponse\x12\x42\n\x07Undrain\x12\x1a.moegate.v1.UndrainRequest\x1a\x1b.moegate.v1.UndrainResponse\x12?\n\x06Reload\x12\x19.moegate.v1.ReloadRequest\x1a\x1a.moegate.v1.ReloadResponse\x12H\n\tSetBudget\x12\x1c.moegate.v1.SetBudgetRequest\x1a\x1d.moegate.v1.SetBudgetResponse\x12Q\n\x0c\x44\x65leteBudget\x12\x1f.moegate.v1.DeleteBudgetRequest\x1a .moegate.v1.DeleteBudgetResponse\x12N\n\x0bListBudgets\x12\x1e.moegate.v1.ListBudgetsRequest\x1a\x1f.moegate.v1.ListBudgetsResponse\x12T\n\rCorrectCharge\x12 .moegate.v1.CorrectChargeRequest\x1a!.moegate.v1.CorrectChargeResponse\x12Z\n\x0fGetLedgerStatus\x12\".moegate.v1.GetLedgerStatusRequest\x1a#.moegate.v1.GetLedgerStatusResponse\x12H\n\tCreateKey\x12\x1c.moegate.v1.CreateKeyRequest\x1a\x1d.moegate.v1.CreateKeyResponse\x12\x45\n\x08ListKeys\x12\x1b.moegate.v1.ListKeysRequest\x1a\x1c.moegate.v1.ListKeysResponse\x12H\n\tUpdateKey\x12\x1c.moegate.v1.UpdateKeyRequest\x1a\x1d.moegate.v1.UpdateKeyResponse\x12H\n\tRotateKey\x12\x1c.moegate.v1.RotateKeyRequest\x1a\x1d.moegate.v1.RotateKeyResponse\x12H\n\tRevokeKey\x12\x1c.moegate.v1.RevokeKeyRequest\x1a\x1d.moegate.v1.RevokeKeyResponse\x12H\n\tSetTenant\x12\x1c.moegate.v1.SetTenantRequest\x1a\x1d.moegate.v1.SetTenantResponse\x12Q\n\x0c\x44\x65leteTenant\x12\x1f.moegate.v1.DeleteTenantRequest\x1a .moegate.v1.DeleteTenantResponse\x12N\n\x0bListTenants\x12\x1e.moegate.v1.ListTenantsRequest\x1a\x1f.moegate.v1.ListTenantsResponse\x12Z\n\x0fListAuditEvents\x12\".moegate.v1.ListAuditEventsRequest\x1a#.moegate.v1.ListAuditEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moegate.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BUDGETPERIOD']._serialized_start=1453
-  _globals['_BUDGETPERIOD']._serialized_end=1570
-  _globals['_DRAINREQUEST']._serialized_start=103
-  _globals['_DRAINREQUEST']._serialized_end=136
-  _globals['_DRAINRESPONSE']._serialized_start=138
-  _globals['_DRAINRESPONSE']._serialized_end=179
-  _globals['_UNDRAINREQUEST']._serialized_start=181
-  _globals['_UNDRAINREQUEST']._serialized_end=216
-  _globals['_UNDRAINRESPONSE']._serialized_start=218
-  _globals['_UNDRAINRESPONSE']._serialized_end=235
-  _globals['_RELOADREQUEST']._serialized_start=237
-  _globals['_RELOADREQUEST']._serialized_end=252
-  _globals['_RELOADRESPONSE']._serialized_start=254
-  _globals['_RELOADRESPONSE']._serialized_end=287
-  _globals['_BUDGETSCOPE']._serialized_start=289
-  _globals['_BUDGETSCOPE']._serialized_end=398
-  _globals['_BUDGET']._serialized_start=401
-  _globals['_BUDGET']._serialized_end=555
-  _globals['_BUDGETACCOUNT']._serialized_start=558
-  _globals['_BUDGETACCOUNT']._serialized_end=736
-  _globals['_SETBUDGETREQUEST']._serialized_start=738
-  _globals['_SETBUDGETREQUEST']._serialized_end=807
-  _globals['_SETBUDGETRESPONSE']._serialized_start=809
-  _globals['_SETBUDGETRESPONSE']._serialized_end=882
-  _globals['_DELETEBUDGETREQUEST']._serialized_start=884
-  _globals['_DELETEBUDGETREQUEST']._serialized_end=945
-  _globals['_DELETEBUDGETRESPONSE']._serialized_start=947
-  _globals['_DELETEBUDGETRESPONSE']._serialized_end=969
-  _globals['_LISTBUDGETSREQUEST']._serialized_start=971
-  _globals['_LISTBUDGETSREQUEST']._serialized_end=1007
-  _globals['_LISTBUDGETSRESPONSE']._serialized_start=1009
-  _globals['_LISTBUDGETSRESPONSE']._serialized_end=1067
-  _globals['_CORRECTCHARGEREQUEST']._serialized_start=1069
-  _globals['_CORRECTCHARGEREQUEST']._serialized_end=1157
-  _globals['_CORRECTCHARGERESPONSE']._serialized_start=1159
-  _globals['_CORRECTCHARGERESPONSE']._serialized_end=1208
-  _globals['_GETLEDGERSTATUSREQUEST']._serialized_start=1210
-  _globals['_GETLEDGERSTATUSREQUEST']._serialized_end=1234
-  _globals['_GETLEDGERSTATUSRESPONSE']._serialized_start=1237
-  _globals['_GETLEDGERSTATUSRESPONSE']._serialized_end=1451
-  _globals['_ADMINSERVICE']._serialized_start=1573
-  _globals['_ADMINSERVICE']._serialized_end=2197
+  _globals['_BUDGETPERIOD']._serialized_start=4055
+  _globals['_BUDGETPERIOD']._serialized_end=4172
+  _globals['_KEYROLE']._serialized_start=4174
+  _globals['_KEYROLE']._serialized_end=4280
+  _globals['_OWNER']._serialized_start=4282
+  _globals['_OWNER']._serialized_end=4348
+  _globals['_KEYSTATE']._serialized_start=4351
+  _globals['_KEYSTATE']._serialized_end=4482
+  _globals['_DRAINREQUEST']._serialized_start=166
+  _globals['_DRAINREQUEST']._serialized_end=199
+  _globals['_DRAINRESPONSE']._serialized_start=201
+  _globals['_DRAINRESPONSE']._serialized_end=242
+  _globals['_UNDRAINREQUEST']._serialized_start=244
+  _globals['_UNDRAINREQUEST']._serialized_end=279
+  _globals['_UNDRAINRESPONSE']._serialized_start=281
+  _globals['_UNDRAINRESPONSE']._serialized_end=298
+  _globals['_RELOADREQUEST']._serialized_start=300
+  _globals['_RELOADREQUEST']._serialized_end=315
+  _globals['_RELOADRESPONSE']._serialized_start=317
+  _globals['_RELOADRESPONSE']._serialized_end=350
+  _globals['_BUDGETSCOPE']._serialized_start=352
+  _globals['_BUDGETSCOPE']._serialized_end=461
+  _globals['_BUDGET']._serialized_start=464
+  _globals['_BUDGET']._serialized_end=618
+  _globals['_BUDGETACCOUNT']._serialized_start=621
+  _globals['_BUDGETACCOUNT']._serialized_end=799
+  _globals['_SETBUDGETREQUEST']._serialized_start=801
+  _globals['_SETBUDGETREQUEST']._serialized_end=870
+  _globals['_SETBUDGETRESPONSE']._serialized_start=872
+  _globals['_SETBUDGETRESPONSE']._serialized_end=945
+  _globals['_DELETEBUDGETREQUEST']._serialized_start=947
+  _globals['_DELETEBUDGETREQUEST']._serialized_end=1008
+  _globals['_DELETEBUDGETRESPONSE']._serialized_start=1010
+  _globals['_DELETEBUDGETRESPONSE']._serialized_end=1032
+  _globals['_LISTBUDGETSREQUEST']._serialized_start=1034
+  _globals['_LISTBUDGETSREQUEST']._serialized_end=1070
+  _globals['_LISTBUDGETSRESPONSE']._serialized_start=1072
+  _globals['_LISTBUDGETSRESPONSE']._serialized_end=1130
+  _globals['_CORRECTCHARGEREQUEST']._serialized_start=1132
+  _globals['_CORRECTCHARGEREQUEST']._serialized_end=1220
+  _globals['_CORRECTCHARGERESPONSE']._serialized_start=1222
+  _globals['_CORRECTCHARGERESPONSE']._serialized_end=1271
+  _globals['_GETLEDGERSTATUSREQUEST']._serialized_start=1273
+  _globals['_GETLEDGERSTATUSREQUEST']._serialized_end=1297
+  _globals['_GETLEDGERSTATUSRESPONSE']._serialized_start=1300
+  _globals['_GETLEDGERSTATUSRESPONSE']._serialized_end=1514
+  _globals['_NAMES']._serialized_start=1516
+  _globals['_NAMES']._serialized_end=1538
+  _globals['_KEYLIMITS']._serialized_start=1541
+  _globals['_KEYLIMITS']._serialized_end=1822
+  _globals['_KEYSETTINGS']._serialized_start=1825
+  _globals['_KEYSETTINGS']._serialized_end=2164
+  _globals['_KEY']._serialized_start=2167
+  _globals['_KEY']._serialized_end=2522
+  _globals['_CREATEKEYREQUEST']._serialized_start=2524
+  _globals['_CREATEKEYREQUEST']._serialized_end=2617
+  _globals['_CREATEKEYRESPONSE']._serialized_start=2619
+  _globals['_CREATEKEYRESPONSE']._serialized_end=2684
+  _globals['_LISTKEYSREQUEST']._serialized_start=2686
+  _globals['_LISTKEYSREQUEST']._serialized_end=2796
+  _globals['_LISTKEYSRESPONSE']._serialized_start=2798
+  _globals['_LISTKEYSRESPONSE']._serialized_end=2872
+  _globals['_UPDATEKEYREQUEST']._serialized_start=2874
+  _globals['_UPDATEKEYREQUEST']._serialized_end=3000
+  _globals['_UPDATEKEYRESPONSE']._serialized_start=3002
+  _globals['_UPDATEKEYRESPONSE']._serialized_end=3051
+  _globals['_ROTATEKEYREQUEST']._serialized_start=3053
+  _globals['_ROTATEKEYREQUEST']._serialized_end=3129
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=3131
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=3196
+  _globals['_REVOKEKEYREQUEST']._serialized_start=3198
+  _globals['_REVOKEKEYREQUEST']._serialized_end=3232
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=3234
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=3283
+  _globals['_TENANT']._serialized_start=3286
+  _globals['_TENANT']._serialized_end=3416
+  _globals['_SETTENANTREQUEST']._serialized_start=3418
+  _globals['_SETTENANTREQUEST']._serialized_end=3472
+  _globals['_SETTENANTRESPONSE']._serialized_start=3474
+  _globals['_SETTENANTRESPONSE']._serialized_end=3529
+  _globals['_DELETETENANTREQUEST']._serialized_start=3531
+  _globals['_DELETETENANTREQUEST']._serialized_end=3566
+  _globals['_DELETETENANTRESPONSE']._serialized_start=3568
+  _globals['_DELETETENANTRESPONSE']._serialized_end=3590
+  _globals['_LISTTENANTSREQUEST']._serialized_start=3592
+  _globals['_LISTTENANTSREQUEST']._serialized_end=3612
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=3614
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=3672
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=3674
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=3784
+  _globals['_AUDITEVENT']._serialized_start=3787
+  _globals['_AUDITEVENT']._serialized_end=3961
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=3963
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=4053
+  _globals['_ADMINSERVICE']._serialized_start=4485
+  _globals['_ADMINSERVICE']._serialized_end=5805
 # @@protoc_insertion_point(module_scope)

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """Operator's service; needs a key with the operator role, but for the budgets of a tenant's own
-    keys, which its admins may set.
+    """Operator's service; needs a key with the operator role, but for a tenant's own keys and their
+    budgets, which its admins may set, and its part of the audit log.
     """
 
     def __init__(self, channel):
@@ -76,11 +76,56 @@ class AdminServiceStub:
                 request_serializer=moegate_dot_v1_dot_admin__pb2.GetLedgerStatusRequest.SerializeToString,
                 response_deserializer=moegate_dot_v1_dot_admin__pb2.GetLedgerStatusResponse.FromString,
                 _registered_method=True)
+        self.CreateKey = channel.unary_unary(
+                '/moegate.v1.AdminService/CreateKey',
+                request_serializer=moegate_dot_v1_dot_admin__pb2.CreateKeyRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_admin__pb2.CreateKeyResponse.FromString,
+                _registered_method=True)
+        self.ListKeys = channel.unary_unary(
+                '/moegate.v1.AdminService/ListKeys',
+                request_serializer=moegate_dot_v1_dot_admin__pb2.ListKeysRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_admin__pb2.ListKeysResponse.FromString,
+                _registered_method=True)
+        self.UpdateKey = channel.unary_unary(
+                '/moegate.v1.AdminService/UpdateKey',
+                request_serializer=moegate_dot_v1_dot_admin__pb2.UpdateKeyRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_admin__pb2.UpdateKeyResponse.FromString,
+                _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/moegate.v1.AdminService/RotateKey',
+                request_serializer=moegate_dot_v1_dot_admin__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_admin__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
+        self.RevokeKey = channel.unary_unary(
+                '/moegate.v1.AdminService/RevokeKey',
+                request_serializer=moegate_dot_v1_dot_admin__pb2.RevokeKeyRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_admin__pb2.RevokeKeyResponse.FromString,
+                _registered_method=True)
+        self.SetTenant = channel.unary_unary(
+                '/moegate.v1.AdminService/SetTenant',
+                request_serializer=moegate_dot_v1_dot_admin__pb2.SetTenantRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_admin__pb2.SetTenantResponse.FromString,
+                _registered_method=True)
+        self.DeleteTenant = channel.unary_unary(
+                '/moegate.v1.AdminService/DeleteTenant',
+                request_serializer=moegate_dot_v1_dot_admin__pb2.DeleteTenantRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_admin__pb2.DeleteTenantResponse.FromString,
+                _registered_method=True)
+        self.ListTenants = channel.unary_unary(
+                '/moegate.v1.AdminService/ListTenants',
+                request_serializer=moegate_dot_v1_dot_admin__pb2.ListTenantsRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_admin__pb2.ListTenantsResponse.FromString,
+                _registered_method=True)
+        self.ListAuditEvents = channel.unary_unary(
+                '/moegate.v1.AdminService/ListAuditEvents',
+                request_serializer=moegate_dot_v1_dot_admin__pb2.ListAuditEventsRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_admin__pb2.ListAuditEventsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
-    """Operator's service; needs a key with the operator role, but for the budgets of a tenant's own
-    keys, which its admins may set.
+    """Operator's service; needs a key with the operator role, but for a tenant's own keys and their
+    budgets, which its admins may set, and its part of the audit log.
     """
 
     def Drain(self, request, context):
@@ -139,6 +184,69 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateKey(self, request, context):
+        """Makes an API key, in force at once in every process. Its secret is answered this once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListKeys(self, request, context):
+        """Lists keys: those of the configuration file, and those made at run time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateKey(self, request, context):
+        """Changes what a key made at run time may do, and when it expires.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateKey(self, request, context):
+        """Gives a key made at run time another secret; the old one may go on for a while.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeKey(self, request, context):
+        """Ends a key made at run time, for good. Streams that run go on to their end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetTenant(self, request, context):
+        """Makes a tenant at run time, or changes one that was made so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTenant(self, request, context):
+        """Takes away a tenant that was made at run time and has no keys left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTenants(self, request, context):
+        """Lists tenants: those of the configuration file, and those made at run time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditEvents(self, request, context):
+        """The audit log: what was done by this service, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -182,6 +290,51 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=moegate_dot_v1_dot_admin__pb2.GetLedgerStatusRequest.FromString,
                     response_serializer=moegate_dot_v1_dot_admin__pb2.GetLedgerStatusResponse.SerializeToString,
             ),
+            'CreateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateKey,
+                    request_deserializer=moegate_dot_v1_dot_admin__pb2.CreateKeyRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_admin__pb2.CreateKeyResponse.SerializeToString,
+            ),
+            'ListKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeys,
+                    request_deserializer=moegate_dot_v1_dot_admin__pb2.ListKeysRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_admin__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'UpdateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateKey,
+                    request_deserializer=moegate_dot_v1_dot_admin__pb2.UpdateKeyRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_admin__pb2.UpdateKeyResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=moegate_dot_v1_dot_admin__pb2.RotateKeyRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_admin__pb2.RotateKeyResponse.SerializeToString,
+            ),
+            'RevokeKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeKey,
+                    request_deserializer=moegate_dot_v1_dot_admin__pb2.RevokeKeyRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_admin__pb2.RevokeKeyResponse.SerializeToString,
+            ),
+            'SetTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTenant,
+                    request_deserializer=moegate_dot_v1_dot_admin__pb2.SetTenantRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_admin__pb2.SetTenantResponse.SerializeToString,
+            ),
+            'DeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTenant,
+                    request_deserializer=moegate_dot_v1_dot_admin__pb2.DeleteTenantRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_admin__pb2.DeleteTenantResponse.SerializeToString,
+            ),
+            'ListTenants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenants,
+                    request_deserializer=moegate_dot_v1_dot_admin__pb2.ListTenantsRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_admin__pb2.ListTenantsResponse.SerializeToString,
+            ),
+            'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEvents,
+                    request_deserializer=moegate_dot_v1_dot_admin__pb2.ListAuditEventsRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_admin__pb2.ListAuditEventsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'moegate.v1.AdminService', rpc_method_handlers)
@@ -191,8 +344,8 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """Operator's service; needs a key with the operator role, but for the budgets of a tenant's own
-    keys, which its admins may set.
+    """Operator's service; needs a key with the operator role, but for a tenant's own keys and their
+    budgets, which its admins may set, and its part of the audit log.
     """
 
     @staticmethod
@@ -401,6 +554,249 @@ class AdminService:
             '/moegate.v1.AdminService/GetLedgerStatus',
             moegate_dot_v1_dot_admin__pb2.GetLedgerStatusRequest.SerializeToString,
             moegate_dot_v1_dot_admin__pb2.GetLedgerStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.AdminService/CreateKey',
+            moegate_dot_v1_dot_admin__pb2.CreateKeyRequest.SerializeToString,
+            moegate_dot_v1_dot_admin__pb2.CreateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.AdminService/ListKeys',
+            moegate_dot_v1_dot_admin__pb2.ListKeysRequest.SerializeToString,
+            moegate_dot_v1_dot_admin__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.AdminService/UpdateKey',
+            moegate_dot_v1_dot_admin__pb2.UpdateKeyRequest.SerializeToString,
+            moegate_dot_v1_dot_admin__pb2.UpdateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.AdminService/RotateKey',
+            moegate_dot_v1_dot_admin__pb2.RotateKeyRequest.SerializeToString,
+            moegate_dot_v1_dot_admin__pb2.RotateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.AdminService/RevokeKey',
+            moegate_dot_v1_dot_admin__pb2.RevokeKeyRequest.SerializeToString,
+            moegate_dot_v1_dot_admin__pb2.RevokeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.AdminService/SetTenant',
+            moegate_dot_v1_dot_admin__pb2.SetTenantRequest.SerializeToString,
+            moegate_dot_v1_dot_admin__pb2.SetTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.AdminService/DeleteTenant',
+            moegate_dot_v1_dot_admin__pb2.DeleteTenantRequest.SerializeToString,
+            moegate_dot_v1_dot_admin__pb2.DeleteTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.AdminService/ListTenants',
+            moegate_dot_v1_dot_admin__pb2.ListTenantsRequest.SerializeToString,
+            moegate_dot_v1_dot_admin__pb2.ListTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moegate.v1.AdminService/ListAuditEvents',
+            moegate_dot_v1_dot_admin__pb2.ListAuditEventsRequest.SerializeToString,
+            moegate_dot_v1_dot_admin__pb2.ListAuditEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """Operator's service; needs a key with the operator role, but for the budgets of a tenant's own
-    keys, which its admins may set.
+    """Operator's service; needs a key with the operator role, but for a tenant's own keys and their
+    budgets, which its admins may set, and its part of the audit log.
     """
 
     @_typing.overload
@@ -51,11 +51,29 @@ class AdminServiceStub:
     """Corrects the charge of an attempt: adds a row to the ledger, the attempt's own stays."""
     GetLedgerStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLedgerStatusRequest, _admin_pb2.GetLedgerStatusResponse]
     """How the ledger stands: whether it writes, and what waits."""
+    CreateKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateKeyRequest, _admin_pb2.CreateKeyResponse]
+    """Makes an API key, in force at once in every process. Its secret is answered this once."""
+    ListKeys: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListKeysRequest, _admin_pb2.ListKeysResponse]
+    """Lists keys: those of the configuration file, and those made at run time."""
+    UpdateKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdateKeyRequest, _admin_pb2.UpdateKeyResponse]
+    """Changes what a key made at run time may do, and when it expires."""
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateKeyRequest, _admin_pb2.RotateKeyResponse]
+    """Gives a key made at run time another secret; the old one may go on for a while."""
+    RevokeKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeKeyRequest, _admin_pb2.RevokeKeyResponse]
+    """Ends a key made at run time, for good. Streams that run go on to their end."""
+    SetTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetTenantRequest, _admin_pb2.SetTenantResponse]
+    """Makes a tenant at run time, or changes one that was made so."""
+    DeleteTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteTenantRequest, _admin_pb2.DeleteTenantResponse]
+    """Takes away a tenant that was made at run time and has no keys left."""
+    ListTenants: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListTenantsRequest, _admin_pb2.ListTenantsResponse]
+    """Lists tenants: those of the configuration file, and those made at run time."""
+    ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]
+    """The audit log: what was done by this service, newest first."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """Operator's service; needs a key with the operator role, but for the budgets of a tenant's own
-    keys, which its admins may set.
+    """Operator's service; needs a key with the operator role, but for a tenant's own keys and their
+    budgets, which its admins may set, and its part of the audit log.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -75,10 +93,28 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Corrects the charge of an attempt: adds a row to the ledger, the attempt's own stays."""
     GetLedgerStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetLedgerStatusRequest, _admin_pb2.GetLedgerStatusResponse]  # type: ignore[assignment]
     """How the ledger stands: whether it writes, and what waits."""
+    CreateKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateKeyRequest, _admin_pb2.CreateKeyResponse]  # type: ignore[assignment]
+    """Makes an API key, in force at once in every process. Its secret is answered this once."""
+    ListKeys: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListKeysRequest, _admin_pb2.ListKeysResponse]  # type: ignore[assignment]
+    """Lists keys: those of the configuration file, and those made at run time."""
+    UpdateKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateKeyRequest, _admin_pb2.UpdateKeyResponse]  # type: ignore[assignment]
+    """Changes what a key made at run time may do, and when it expires."""
+    RotateKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateKeyRequest, _admin_pb2.RotateKeyResponse]  # type: ignore[assignment]
+    """Gives a key made at run time another secret; the old one may go on for a while."""
+    RevokeKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeKeyRequest, _admin_pb2.RevokeKeyResponse]  # type: ignore[assignment]
+    """Ends a key made at run time, for good. Streams that run go on to their end."""
+    SetTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetTenantRequest, _admin_pb2.SetTenantResponse]  # type: ignore[assignment]
+    """Makes a tenant at run time, or changes one that was made so."""
+    DeleteTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteTenantRequest, _admin_pb2.DeleteTenantResponse]  # type: ignore[assignment]
+    """Takes away a tenant that was made at run time and has no keys left."""
+    ListTenants: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListTenantsRequest, _admin_pb2.ListTenantsResponse]  # type: ignore[assignment]
+    """Lists tenants: those of the configuration file, and those made at run time."""
+    ListAuditEvents: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
+    """The audit log: what was done by this service, newest first."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Operator's service; needs a key with the operator role, but for the budgets of a tenant's own
-    keys, which its admins may set.
+    """Operator's service; needs a key with the operator role, but for a tenant's own keys and their
+    budgets, which its admins may set, and its part of the audit log.
     """
 
     @_abc_1.abstractmethod
@@ -144,5 +180,77 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetLedgerStatusResponse, _abc.Awaitable[_admin_pb2.GetLedgerStatusResponse]]:
         """How the ledger stands: whether it writes, and what waits."""
+
+    @_abc_1.abstractmethod
+    def CreateKey(
+        self,
+        request: _admin_pb2.CreateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CreateKeyResponse, _abc.Awaitable[_admin_pb2.CreateKeyResponse]]:
+        """Makes an API key, in force at once in every process. Its secret is answered this once."""
+
+    @_abc_1.abstractmethod
+    def ListKeys(
+        self,
+        request: _admin_pb2.ListKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListKeysResponse, _abc.Awaitable[_admin_pb2.ListKeysResponse]]:
+        """Lists keys: those of the configuration file, and those made at run time."""
+
+    @_abc_1.abstractmethod
+    def UpdateKey(
+        self,
+        request: _admin_pb2.UpdateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.UpdateKeyResponse, _abc.Awaitable[_admin_pb2.UpdateKeyResponse]]:
+        """Changes what a key made at run time may do, and when it expires."""
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _admin_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RotateKeyResponse, _abc.Awaitable[_admin_pb2.RotateKeyResponse]]:
+        """Gives a key made at run time another secret; the old one may go on for a while."""
+
+    @_abc_1.abstractmethod
+    def RevokeKey(
+        self,
+        request: _admin_pb2.RevokeKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RevokeKeyResponse, _abc.Awaitable[_admin_pb2.RevokeKeyResponse]]:
+        """Ends a key made at run time, for good. Streams that run go on to their end."""
+
+    @_abc_1.abstractmethod
+    def SetTenant(
+        self,
+        request: _admin_pb2.SetTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetTenantResponse, _abc.Awaitable[_admin_pb2.SetTenantResponse]]:
+        """Makes a tenant at run time, or changes one that was made so."""
+
+    @_abc_1.abstractmethod
+    def DeleteTenant(
+        self,
+        request: _admin_pb2.DeleteTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DeleteTenantResponse, _abc.Awaitable[_admin_pb2.DeleteTenantResponse]]:
+        """Takes away a tenant that was made at run time and has no keys left."""
+
+    @_abc_1.abstractmethod
+    def ListTenants(
+        self,
+        request: _admin_pb2.ListTenantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListTenantsResponse, _abc.Awaitable[_admin_pb2.ListTenantsResponse]]:
+        """Lists tenants: those of the configuration file, and those made at run time."""
+
+    @_abc_1.abstractmethod
+    def ListAuditEvents(
+        self,
+        request: _admin_pb2.ListAuditEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListAuditEventsResponse, _abc.Awaitable[_admin_pb2.ListAuditEventsResponse]]:
+        """The audit log: what was done by this service, newest first."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -19,6 +19,7 @@ from simulation.engine.sequences import TokenRequest
 from simulation.output import StopRules, plan_output
 
 LIMIT_S = 20.0
+FAST = SimulatedVllmConfig(speed=100.0)
 
 
 def request(name: str, tokens: int = 4, choices: int = 1) -> TokenRequest:
@@ -39,8 +40,7 @@ def request(name: str, tokens: int = 4, choices: int = 1) -> TokenRequest:
 
 
 @contextlib.asynccontextmanager
-async def running() -> AsyncIterator[EngineDriver]:
-    config = SimulatedVllmConfig(speed=100.0)
+async def running(config: SimulatedVllmConfig = FAST) -> AsyncIterator[EngineDriver]:
     engine = Engine(config.engine_config(), Physics(config.scaled_step_model()), config.seed)
     driver = EngineDriver(engine, StepRecorder(engine, "0.32.0"))
     steps = asyncio.create_task(driver.run())
@@ -97,23 +97,42 @@ async def test_an_id_that_runs_is_refused() -> None:
             driver.submit(request("r"), only_end=True)
 
 
-async def test_what_requests_had_of_the_steps_is_told_with_their_ends() -> None:
-    async with running() as driver:
-        made = [driver.submit(request(f"r{n}", tokens=20 + n), only_end=False) for n in range(4)]
+SMALL = SimulatedVllmConfig(speed=100.0, num_gpu_blocks=40, block_size=16, max_model_len=512)
+"""Its KV cache holds 640 tokens: long answers preempt one another."""
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens", "choices"), [(FAST, 20, 1), (FAST, 20, 3), (SMALL, 200, 1), (SMALL, 90, 3)]
+)
+async def test_what_requests_had_of_the_steps_is_told_with_their_ends(
+    config: SimulatedVllmConfig, tokens: int, choices: int
+) -> None:
+    """All of them together had the time in which the engine stepped."""
+    async with running(config) as driver:
+        made = [
+            driver.submit(request(f"r{n}", tokens + n, choices), only_end=False) for n in range(4)
+        ]
         for progress in made:
             await until_done(progress)
         had_ms = []
         for progress in made:
-            assert progress.times is not None
-            assert isinstance(progress.times.moegate_prefill_ms, float)
-            assert isinstance(progress.times.moegate_decode_ms, float)
-            had_ms.append(progress.times.moegate_prefill_ms + progress.times.moegate_decode_ms)
-            assert had_ms[-1] < progress.times.generation_time_ms
-        columns, rows = Step._fields, json.loads(driver._recorder.feed.answer([]))["steps"]
-        steps = [dict(zip(columns, row, strict=True)) for row in rows]
+            times = progress.times
+            assert times is not None
+            assert isinstance(times.moegate_prefill_ms, float)
+            assert isinstance(times.moegate_decode_ms, float)
+            had_ms.append(times.moegate_prefill_ms + times.moegate_decode_ms)
+            whole_ms = times.moegate_whole_ms
+            if times.generation_time_ms is not None and times.time_to_first_token_ms is not None:
+                whole_ms = times.time_to_first_token_ms + times.generation_time_ms
+            assert (times.generation_time_ms is None) == (choices > 1), "as vLLM tells it"
+            assert isinstance(whole_ms, float)
+            assert had_ms[-1] < whole_ms
+        told = json.loads(driver._recorder.feed.answer([]))
+        steps = [dict(zip(Step._fields, row, strict=True)) for row in told["steps"]]
         stepped_s = sum(step["period_s"] or step["elapsed_s"] for step in steps)
-        assert sum(had_ms) == pytest.approx(1e3 * stepped_s, rel=1e-3)
-        two = driver.submit(request("two", choices=2), only_end=False)
-        await until_done(two)
-        assert two.times is None
+        assert sum(had_ms) == pytest.approx(1e3 * stepped_s, rel=0.05)
+        preemptions = driver.engine.ranks[0].counters.preemptions
+        assert (preemptions > 0) == (config is SMALL)
+        again = [step for step in steps if step["preemptions"]]
+        assert sum(step["preemptions"] for step in again) >= preemptions
         assert not driver._recorder._followed

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moegate.vllm_plugin import shares as module
-from moegate.vllm_plugin.shares import StepShares
+from moegate.vllm_plugin.shares import Change, StepShares
 
 
 @dataclass
@@ -40,6 +40,19 @@ class Engine:
             request.first_token_ts = request.last_token_ts = self.now_s
             self.shares.answered(request, tokens)
         self.shares.step(took_s=took_s, sequences=sequences, prefill_tokens=sum(answered))
+
+    def again(
+        self, took_s: float, sequences: int, tokens: int, request: Stats, left_s: float
+    ) -> None:
+        """A request that left the steps at `left_s` is computed again by this step, and answers."""
+        begun_s = self.now_s
+        self.now_s += took_s
+        request.num_preemptions += 1
+        request.last_token_ts = self.now_s
+        self.shares.outputs(self.now_s)
+        changes = [Change(runs=False, at_s=left_s), Change(runs=True, at_s=begun_s)]
+        self.shares.answered(request, tokens, changes)
+        self.shares.step(took_s=took_s, sequences=sequences, prefill_tokens=tokens)
 
     def had(self, request: Stats) -> tuple[float, float]:
         had = self.shares.had(request)
@@ -99,6 +112,61 @@ def test_who_asks_before_the_last_step_is_divided_has_its_part_of_it() -> None:
     engine.step(0.01, 4)
     one.last_token_ts = engine.now_s + 0.02
     assert engine.had(one)[1] == pytest.approx((0.01 + 0.02) / 4)
+
+
+def test_a_preempted_request_has_no_part_of_the_steps_without_it() -> None:
+    engine = Engine()
+    one, two = Stats(scheduled_ts=100.0), Stats(scheduled_ts=100.0)
+    engine.step(0.03, 0, {20: one, 10: two})
+    engine.step(0.01, 2)
+    left_s = engine.now_s + 0.001
+    for _ in range(5):
+        engine.step(0.008, 1)  # one alone
+    engine.again(0.028, 1, 40, two, left_s)  # 0.008 of it for the other one
+    engine.step(0.01, 2)
+    one.last_token_ts = two.last_token_ts = engine.now_s
+    assert engine.had(one) == pytest.approx((0.02, 0.005 + 5 * 0.008 + 0.008 + 0.005))
+    assert engine.had(two) == pytest.approx((0.01 + 0.02, 0.005 + 0.005))
+
+
+def test_a_token_that_was_under_way_when_its_request_was_preempted_is_its_own() -> None:
+    """Of async scheduling: the event comes with one more output, and the request goes on later."""
+    engine, one = Engine(), Stats(scheduled_ts=100.0)
+    engine.step(0.03, 0, {20: one})
+    engine.now_s += 0.01
+    one.num_preemptions, one.last_token_ts = 1, engine.now_s
+    engine.shares.outputs(engine.now_s)
+    engine.shares.answered(one, 22, [Change(runs=False, at_s=engine.now_s - 0.005)])
+    engine.shares.step(took_s=0.01, sequences=1, prefill_tokens=0)
+    assert engine.shares.had(one) is None, "it waits to be computed again"
+    engine.now_s += 3.0
+    begun_s = engine.now_s
+    engine.now_s += 0.02
+    engine.shares.outputs(engine.now_s)
+    engine.shares.answered(one, 22, [Change(runs=True, at_s=begun_s)])
+    engine.shares.step(took_s=0.02, sequences=0, prefill_tokens=22)
+    engine.step(0.01, 1)
+    one.last_token_ts = engine.now_s
+    assert engine.had(one) == pytest.approx((0.05, 0.02))
+
+
+def test_a_prompt_that_is_preempted_pays_for_what_was_computed_of_it() -> None:
+    engine, one = Engine(), Stats(scheduled_ts=100.0)
+    engine.step(0.02, 0, {100: Stats(scheduled_ts=100.0)})
+    engine.shares.outputs(100.06)
+    engine.shares.step(took_s=0.04, sequences=0, prefill_tokens=200)  # a chunk of it
+    engine.now_s = 100.06
+    one.scheduled_ts = 100.02
+    one.num_preemptions = 1
+    engine.now_s += 1.0
+    begun_s = engine.now_s
+    engine.now_s += 0.08
+    one.first_token_ts = one.last_token_ts = engine.now_s
+    engine.shares.outputs(engine.now_s)
+    changes = [Change(True, 100.02), Change(False, 100.061), Change(True, begun_s)]
+    engine.shares.answered(one, 400, changes)
+    engine.shares.step(took_s=0.08, sequences=0, prefill_tokens=400)
+    assert engine.had(one) == pytest.approx((0.12, 0.0))
 
 
 def test_what_is_not_known_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:

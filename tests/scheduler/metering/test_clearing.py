@@ -78,6 +78,20 @@ def test_nobody_gets_more_than_there_is() -> None:
     assert accounts_nano_usd(group.totals)["idle"] >= 0
 
 
+def test_several_choices_pay_for_what_they_had_together() -> None:
+    group = GroupMeter(NO_KV, PLAN, 0, max_running=4)
+    group.set_serving(True, 0)
+    three, one = (group.start(0, prompt_tokens=100, choices=choices) for choices in (3, 1))
+    for run in (three, one):
+        group.progress(run, run.choices, 1_000_000)
+    share = group.end(three, SECOND_NS, output_tokens=20, engine=had(0.9, 0.02, 0.58))
+    assert share.by_steps
+    assert cost(share) == pytest.approx(0.6, abs=5e-6)
+    assert cost(group.end(one, SECOND_NS, engine=had(1.0, 0.0, 0.4))) == pytest.approx(
+        0.4, abs=5e-6
+    )
+
+
 def test_a_sequence_that_holds_more_has_more_of_each_step() -> None:
     """The engine divides evenly; the charge so far knows whose KV cache is read."""
     model = replace(QWEN3_30B_H100, kv_token_s=1e-6)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from gateway.access.audit import Event, record
+from gateway.access.store import AccessStore
 from gateway.accounting.accounting import Accounting
 from gateway.accounting.budget_prices import (
     RatesOf,
@@ -22,6 +24,7 @@ from gateway.config.gateway import KeyRole
 from gateway.config.problems import ConfigError, Problem, ReloadRefused
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
+from gateway.doors.grpc.accounts.access_service import AccessService
 from gateway.doors.grpc.accounts.ledger_errors import unavailable, unread
 from gateway.doors.grpc.accounts.usage_messages import timestamp
 from gateway.doors.grpc.rpc_context import (
@@ -32,7 +35,7 @@ from gateway.doors.grpc.rpc_context import (
     rpc_errors,
 )
 from gateway.translation.responses import duration
-from moegate.v1 import admin_pb2, admin_pb2_grpc
+from moegate.v1 import admin_pb2
 from scheduler.budgets.budget import Budget, BudgetAccount, Holder, Scope
 from scheduler.budgets.budget_window import Period
 from scheduler.port import SchedulerPort
@@ -51,9 +54,10 @@ _PERIODS = {
 _PERIOD_NUMBERS = {period: number for number, period in _PERIODS.items()}
 
 
-class AdminService(admin_pb2_grpc.AdminServiceServicer):
-    """The RPCs for operators and tenant admins. Every RPC raises UNAUTHENTICATED or
-    PERMISSION_DENIED for a key without the required role.
+class AdminService(AccessService):
+    """The RPCs for operators and tenant admins; those on keys, tenants and the audit log are in
+    `AccessService`. Every RPC raises UNAUTHENTICATED or PERMISSION_DENIED for a key without the
+    required role. What changes something is in the audit log.
 
     `reload` reads the configuration file again and returns one text per changed part.
     """
@@ -63,9 +67,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         active: ActiveSettings,
         port: SchedulerPort,
         accounting: Accounting,
+        access: AccessStore,
         reload: Callable[[], Awaitable[list[str]]],
     ) -> None:
-        self._active = active
+        super().__init__(active, access)
         self._port = port
         self._accounting = accounting
         self._reload = reload
@@ -76,9 +81,16 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         """Stops new requests to a placement or replica and returns the number of running requests.
         The drain lasts until `Undrain` or a restart. Raises NOT_FOUND for an unknown name."""
         async with rpc_errors(context):
-            self._operator(context, "draining")
+            caller = self._operator(context, "draining")
             self._check_placement(request.placement)
             running = await self._port.drain(request.placement)
+            event = Event(
+                actor=caller.actor,
+                action="Drain",
+                target=request.placement,
+                after={"running_requests": running},
+            )
+            await self._access.record(event)
             return admin_pb2.DrainResponse(running_requests=running)
 
     async def Undrain(
@@ -86,9 +98,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.UndrainResponse:
         """Ends a drain. The placement serves again once its health check passes."""
         async with rpc_errors(context):
-            self._operator(context, "draining")
+            caller = self._operator(context, "draining")
             self._check_placement(request.placement)
             await self._port.undrain(request.placement)
+            event = Event(actor=caller.actor, action="Undrain", target=request.placement)
+            await self._access.record(event)
             return admin_pb2.UndrainResponse()
 
     async def Reload(
@@ -97,12 +111,14 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         """Reads the configuration file again. An invalid file changes nothing and raises
         FAILED_PRECONDITION."""
         async with rpc_errors(context):
-            self._operator(context, "reloading")
+            caller = self._operator(context, "reloading")
             try:
                 changes = await self._reload()
             except (ConfigError, ReloadRefused, OSError) as error:
                 message = f"the old configuration stays in force: {error}"
                 raise errors.precondition(message[:1000], "RELOAD_REFUSED") from error
+            event = Event(actor=caller.actor, action="Reload", after={"changes": changes})
+            await self._access.record(event)
             return admin_pb2.ReloadResponse(changes=changes)
 
     async def SetBudget(
@@ -133,9 +149,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                     f"budget: {text[:MAX_TEXT_CHARS]}: set `force` (--force) if that is meant",
                     "BUDGET_REFUSES_ALL",
                 )
-            await self._ledger(lambda: self._accounting.set_budget(scope, budget))
+            await self._set_budget("SetBudget", scope, budget)
             unpriced = unpriced_budget(
-                budget, self._active.config, self._catalog_rates(), "budget.scope"
+                budget, self._active.effective, self._catalog_rates(), "budget.scope"
             )
             return admin_pb2.SetBudgetResponse(
                 budget=await self._message(budget),
@@ -150,7 +166,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             scope = self._scope(request.scope, "scope", context)
             if all(budget.scope != scope for budget in self._accounting.budgets.book.budgets):
                 raise errors.not_found("budget", str(request.scope).replace("\n", " "))
-            await self._ledger(lambda: self._accounting.set_budget(scope, None))
+            await self._set_budget("DeleteBudget", scope, None)
             return admin_pb2.DeleteBudgetResponse()
 
     async def ListBudgets(
@@ -192,10 +208,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             if not 0 < abs(delta) <= MAX_CORRECTION:
                 text = f"{delta}: give an amount other than 0, of at most {MAX_CORRECTION}"
                 raise errors.invalid([("delta_nano_usd", text)])
-            note = f"{request.note} (by {caller.key_id})"
+            note = f"{request.note} (by {caller.actor})"
 
             async def transaction(tx: Tx) -> int:
-                return await correct(
+                charged = await correct(
                     tx,
                     request.epoch,
                     request.seq,
@@ -203,6 +219,15 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                     note,
                     self._budget_accounts,
                 )
+                event = Event(
+                    actor=caller.actor,
+                    action="CorrectCharge",
+                    target=f"{request.epoch}/{request.seq}",
+                    before={"charged_nano_usd": charged - delta},
+                    after={"charged_nano_usd": charged, "note": request.note},
+                )
+                await record(tx, event)
+                return charged
 
             try:
                 charged = await self._ledger(lambda: self._accounting.write(transaction))
@@ -263,7 +288,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             raise errors.denied(
                 f"{path}: key {caller.key_id} may set budgets for keys of {caller.tenant} only"
             )
-        tenants = {tenant.name: tenant for tenant in self._active.config.tenants}
+        tenants = {tenant.name: tenant for tenant in self._active.effective.tenants}
         tenant = tenants.get(proto.tenant)
         if tenant is None:
             raise errors.invalid([(f"{path}.tenant", f"{proto.tenant[:100]!r}: no such tenant")])
@@ -271,6 +296,27 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             text = f"{proto.key_id[:100]!r}: tenant {proto.tenant} has no such key"
             raise errors.invalid([(f"{path}.key_id", text)])
         return proto.tenant, proto.key_id, proto.each_session, period
+
+    async def _set_budget(self, action: str, scope: Scope, budget: Budget | None) -> None:
+        """Sets a budget or deletes it (None), for the current caller. Raises RpcError."""
+        tenant, key_id, each_session, period = scope
+        target = "/".join(filter(None, (tenant, key_id, "each session" * each_session, period)))
+        stood = (each for each in self._accounting.budgets.book.budgets if each.scope == scope)
+        [before, after] = [
+            None if each is None else {"cap_nano_usd": each.cap_nano_usd, "hard": each.hard}
+            for each in (next(stood, None), budget)
+        ]
+        event = Event(
+            actor=current_caller().actor,
+            action=action,
+            tenant=tenant,
+            target=target,
+            before=before,
+            after=after,
+        )
+        await self._ledger(
+            lambda: self._accounting.set_budget(scope, budget, lambda tx: record(tx, event))
+        )
 
     def _budget_accounts(
         self, tenant: str, key_id: str, session_id: str, unix_s: float
@@ -282,7 +328,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def _refusing(self, budget: Budget, rates_of: RatesOf) -> list[Problem]:
         """Returns why a budget would refuse every request of a model, or of all, from now on."""
-        found = list(refusing_budget(budget, self._active.config, rates_of, "budget.scope"))
+        found = list(refusing_budget(budget, self._active.effective, rates_of, "budget.scope"))
         if budget.hard and not budget.each_session:
             for standing in await self._standings(budget):
                 spent = standing.settled_nano_usd

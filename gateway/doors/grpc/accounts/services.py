@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 
+from gateway.access.store import AccessStore
 from gateway.accounting.accounting import Accounting
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.active_settings import ActiveSettings
@@ -20,11 +21,12 @@ def add_account_services(
     active: ActiveSettings,
     port: SchedulerPort,
     accounting: Accounting,
+    access: AccessStore,
     watches: Watches,
     reload: Callable[[], Awaitable[list[str]]],
 ) -> None:
     """Adds both services to a server. `reload`: see `AdminService`."""
     usage = UsageService(active, port, accounting, watches)
-    admin = AdminService(active, port, accounting, reload)
+    admin = AdminService(active, port, accounting, access, reload)
     usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)

@@ -77,7 +77,7 @@ class KeyCheck(grpc.aio.ServerInterceptor):
         except Unauthenticated as error:
             raise errors.unauthenticated(str(error)) from None
         self._in_progress.begin()
-        await self._tenant_calls.begin(caller.tenant)
+        await self._tenant_calls.begin(caller.tenant, caller.tenant_rpcs)
         await self._key_limits.take_request(caller)
         CURRENT_RPC.set(AuthenticatedRpc(caller, metadata))
 

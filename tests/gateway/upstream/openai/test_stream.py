@@ -688,3 +688,23 @@ def test_what_it_had_of_the_engines_steps(
     _, last = run(*frames, json.dumps(last_frame).encode(), done)
     assert last.engine is not None
     assert (last.engine.prefill_had_s, last.engine.decode_had_s) == had
+
+
+@pytest.mark.parametrize(
+    ("told", "whole_s"),
+    [
+        ({"moegate_whole_ms": 400.0}, 0.4),
+        ({"moegate_whole_ms": "400"}, None),
+        ({}, None),
+        ({"moegate_whole_ms": 400.0} | TIMES, sum(TIMES.values()) / 1e3),
+    ],
+)
+def test_of_several_choices_the_plugin_alone_tells_the_whole_time(
+    told: dict[str, object], whole_s: float | None
+) -> None:
+    *frames, usage, done = golden("chat_stream.sse")
+    metrics = {"moegate_prefill_ms": 12.5, "moegate_decode_ms": 300.0} | told
+    last_frame = json.loads(usage) | {"metrics": metrics}
+    _, last = run(*frames, json.dumps(last_frame).encode(), done)
+    told_s = None if last.engine is None else last.engine.whole_s
+    assert told_s == (None if whole_s is None else pytest.approx(whole_s))

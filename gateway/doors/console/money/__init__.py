@@ -1,0 +1,1 @@
+"""Pages of money: now, the month, statements, spend, rates, models, budgets, price rows."""
