@@ -175,7 +175,7 @@ async def leader_side(
             setting=lambda: msgspec.msgpack.encode(active.access),
             handlers=lambda front: batch_handlers(lane.desk) | replica_count_handlers(counts),
             bookings=LedgerBookings(accounting),
-            opening=Opening(before.fronts, clock(), opened) if term > 1 else None,
+            opening=Opening(before.fronts, opened) if term > 1 else None,
             forgets_unfinished=before.gone,
         )
         ticking = asyncio.create_task(host.run(), name="moegate-host")

@@ -255,7 +255,7 @@ async def running_scheduler_side(
             setting=setting,
             handlers=handlers,
             bookings=LedgerBookings(accounting),
-            opening=Opening(fronts_before, clock(), opened) if fronts_before else None,
+            opening=Opening(fronts_before, opened) if fronts_before else None,
         )
         ticking = asyncio.create_task(host.run(), name="moegate-host")
         stack.callback(ticking.cancel)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable
 from gateway.accounting.ledger.postgres import LEADER_TABLE
-from gateway.leadership.candidate import Leader, Row
+from gateway.leadership.candidate import MARGIN, Leader, Row
 
 if TYPE_CHECKING:
     import asyncpg
@@ -36,8 +36,9 @@ SELECT term, name, address, wire_version,
 FROM leader WHERE cluster = $1"""
 # A leader that did not give its lease back is not expected to come back with its own front: the
 # sign of `fronts` says so.
+# A leader that cannot renew its lease closes its port, too, but not before `MARGIN` of it is left.
 _TAKE = f"""
-WITH old AS (SELECT term, name FROM leader WHERE cluster = $1),
+WITH old AS (SELECT term, name, expires_at FROM leader WHERE cluster = $1),
 taken AS (
   UPDATE leader SET term = term + 1, name = $2, address = $3, wire_version = $4,
     fronts = CASE WHEN expires_at = '-infinity' THEN fronts ELSE -GREATEST(ABS(fronts), 1) END,
@@ -49,7 +50,8 @@ taken AS (
   RETURNING term, fronts
 )
 SELECT taken.term, taken.fronts,
-  old.term = $6 AND pg_try_advisory_xact_lock({_LOCK.format(name="old.name")}),
+  old.term = $6 AND old.expires_at > clock_timestamp() + {MARGIN} * $5 * INTERVAL '1 second'
+    AND pg_try_advisory_xact_lock({_LOCK.format(name="old.name")}),
   pg_notify('{CHANNEL}', $1)
 FROM taken, old"""
 _HOLD = f"SELECT pg_advisory_lock({_LOCK.format(name='$2::text')})"
