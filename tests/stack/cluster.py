@@ -132,11 +132,11 @@ async def cluster(
     members: int,
     nets: Networks | None = None,
     lease_s: float = 3.0,
-    prices: str = "",
+    catalog: str = "",
     **config: Any,
 ) -> AsyncIterator[Cluster]:
     """Makes a cluster whose members are not started. `nets`: a network for each of them. `config`:
-    further parts of its file. `prices`: its price catalog. All of them have ended when the context
+    further parts of its file. `catalog`: its price catalog. All of them have ended when the context
     is left."""
     write_certificates(folder)
     host = "127.0.0.1" if nets is None else nets.host
@@ -145,8 +145,8 @@ async def cluster(
     engines = [url.replace("127.0.0.1", host) for url in engines]
     ports = free_ports(2 * members)
     found = []
-    if prices:
-        (folder / "prices.yaml").write_text(prices)
+    if catalog:
+        (folder / "prices.yaml").write_text(catalog)
         config = {**config, "prices": {"catalog": "prices.yaml"}}
     for i in range(members):
         listen, link = ports[2 * i : 2 * i + 2]

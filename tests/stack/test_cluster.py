@@ -24,7 +24,7 @@ from tests.stack.postgres import Postgres
 
 BOUND_S = 120.0
 FAULTS = ("kill", "stop", "cut")
-BUDGETED: dict[str, Any] = {"prices": PRICES, "budgets": [BUDGET]}
+BUDGETED: dict[str, Any] = {"catalog": PRICES, "budgets": [BUDGET]}
 
 
 async def ask(member: Member, tokens: int = 5) -> None:
