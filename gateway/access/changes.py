@@ -257,10 +257,9 @@ def key_state(row: KeyRow) -> Mapping[str, object]:
     settings: dict[str, object] = {
         name: value
         for name, value in msgspec.to_builtins(row.config).items()
-        if value not in (None, [], {}) and name != "id"
+        if value not in (None, [], (), {}) and name not in ("id", "limits")
     }
     limits = {k: v for k, v in msgspec.to_builtins(row.config.limits).items() if v is not None}
-    settings.pop("limits", None)
     if limits:
         settings["limits"] = limits
     if row.config.remote_classes == ():

@@ -29,10 +29,15 @@ COMMANDS = {
     "usage": "what was spent, by tenant, key, model, time",
     "cost": "what an own pool's tokens cost (an operator's key)",
     "admin": "drain, reload, budgets, corrections",
+    "keys": "API keys of a running gateway: create, list, update, rotate, revoke",
+    "tenants": "tenants of a running gateway: list, set, delete",
+    "audit": "who did what to a running gateway",
     "top": "watch the fleet: replicas, batches, tokens/s, $/M, queue, overflow",
     "explain": "why a request ran where it did",
 }
 """Commands with their one-line help, so that `moegate --help` imports none of their modules."""
+FOLDERS = {"keys": "access.keys", "tenants": "access.tenants", "audit": "access.audit"}
+"""Commands whose modules are in a folder below `moegate/cli/commands/`."""
 PACKAGES = ("gateway", "scheduler", "simulation")
 """Top-level packages of moegate with names that other distributions use, too."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = subparsers.add_parser(name, help=text)
         # `moegate key` does not wait for the modules that `moegate demo` needs.
         if name in arguments[:1]:
-            module = importlib.import_module(f"moegate.cli.commands.{name.replace('-', '_')}")
+            path = FOLDERS.get(name, name.replace("-", "_"))
+            module = importlib.import_module(f"moegate.cli.commands.{path}")
             module.add_arguments(command)
     if not arguments:
         parser.print_help()

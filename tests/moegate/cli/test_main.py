@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pkgutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from moegate.cli import commands
-from moegate.cli.main import COMMANDS, main
+from moegate.cli.main import COMMANDS, FOLDERS, main
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = Path(sys.executable).with_name("moegate")
@@ -65,8 +66,10 @@ def test_it_starts_where_no_foreign_package_is(start: str) -> None:
 
 
 def test_every_command_is_a_module_and_every_module_a_command() -> None:
-    modules = {module.name for module in pkgutil.iter_modules(commands.__path__)}
-    assert modules == {name.replace("-", "_") for name in COMMANDS}
+    modules = {each.name for each in pkgutil.iter_modules(commands.__path__) if not each.ispkg}
+    assert modules == {name.replace("-", "_") for name in COMMANDS.keys() - FOLDERS.keys()}
+    for path in FOLDERS.values():
+        assert importlib.util.find_spec(f"{commands.__name__}.{path}") is not None
 
 
 @pytest.mark.parametrize(
