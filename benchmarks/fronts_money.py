@@ -38,7 +38,6 @@ CLIENTS = 16
 PER_MINUTE, AT_ONCE, TOKENS_PER_MINUTE = 30, 4, 2000
 TOKENS = 50
 """Of a request's answer, beside a prompt of some 20."""
-Stubs = list[inference_pb2_grpc.InferenceServiceAsyncStub]
 
 
 def tenants() -> list[dict[str, Any]]:
