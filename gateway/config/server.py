@@ -164,7 +164,7 @@ class ClusterConfig(_Part, frozen=True, kw_only=True):
     ) = None
     """Host at which the other gateways reach this one; absent: the address from which it reaches
     the database."""
-    lease_s: Annotated[float, Meta(ge=1, le=60)] = 1.5
+    lease_s: Annotated[float, Meta(ge=1, le=60)] = 3.0
     """How long the leader leads without a renewal of its lease, which it renews three times as
     often: after a fault that closes no connection (a stopped process, a cut network), the next one
     leads after that time. A database that answers more slowly ends the leader's term."""

@@ -264,7 +264,7 @@ async def test_the_leader_fails_again_and_again(tmp_path: Path, postgres: Postgr
             async with (
                 relayed(nets.host, postgres.port),
                 relayed(nets.host, port),
-                cluster(tmp_path, dsn, [upstream.url], 3, nets, lease_s=1.5, **BUDGETED) as made,
+                cluster(tmp_path, dsn, [upstream.url], 3, nets, **BUDGETED) as made,
             ):
                 await asyncio.gather(*(member.start() for member in made.members))
                 clients = Clients(made)
