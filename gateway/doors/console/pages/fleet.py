@@ -56,12 +56,17 @@ async def _fleet(visit: Visit) -> dict[str, object]:
     now, history = state.now, state.history
     own = [p for p in now.placements if p.kind == generation_pb2.PLACEMENT_KIND_LOCAL]
     pools = [_pool(pool, own, history) for pool in now.pools]
+    # Pools of one model share its queue.
+    waits = {pool.model: pool.predicted_wait_share for pool in now.pools}
     remotes = [p for p in now.placements if p.kind != generation_pb2.PLACEMENT_KIND_LOCAL]
     return {
         "now": now,
         "pools": pools,
         "remotes": remotes,
-        "queues": [(queue, _CLASSES.get(queue.slo_class, "")) for queue in now.queues],
+        "queues": [
+            (queue, _CLASSES.get(queue.slo_class, ""), waits.get(queue.model))
+            for queue in now.queues
+        ],
         "overflowed": now.overflowed_requests - history[0].overflowed_requests,
         "since_s": now.at.seconds - history[0].at.seconds,
         "serving": sum(pool.groups_serving for pool in now.pools),

@@ -92,7 +92,7 @@ async def test_requests_are_those_that_the_role_sees(key: str, rows: int) -> Non
         await generate(served, CALLER)
         await generate(served, ADMIN, 2)
         async with served.reader(OPERATOR) as reader:
-            await booked(reader, "/requests?key_id=admin", "own/a ok")
+            await booked(reader, "/requests?key_id=admin", "ok own/a")
 
             async def all_booked() -> bool:
                 return (await reader.get("/requests")).text.count('class="state good"') == 3
@@ -128,7 +128,7 @@ async def test_requests_are_filtered_sorted_and_paged() -> None:
 async def test_one_request_shows_its_attempts_and_its_decision() -> None:
     async with console() as served, served.reader(OPERATOR) as reader:
         await generate(served, CALLER)
-        listed = await booked(reader, "/requests", "own/a ok")
+        listed = await booked(reader, "/requests", "ok own/a")
         link = re.search(r'href="(/requests/one[^"]+)"', listed.text)
         assert link is not None
         path = link[1].replace("&amp;", "&")
