@@ -16,7 +16,9 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from gateway.config.gateway import KeyConfig
 from gateway.config.ledger import BudgetConfig
+from gateway.config.resolve.api_keys import key_sha256
 from gateway.config.server import TlsConfig
 from gateway.doors.http.door import HttpDoor
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
@@ -34,6 +36,8 @@ CLIENTS = Path(os.environ.get("MOEGATE_CLIENTS", ROOT / ".cache" / "clients")).r
 CLIENT_S = 150.0
 """Bound on one run of a client: generous, the machine is shared."""
 CONTEXT_TOKENS = 131_072
+GATEWAY_TOKEN = f"mg.eyJhdWQiOiJjbGF1ZGUtZ2F0ZXdheSJ9.{serving.KEY}"
+"""A key in the form of a gateway's token: its middle part is the audience `claude-gateway`."""
 _NANO_USD = 10_000_000_000
 RATES = TokenRates(
     row_id="test",
@@ -151,7 +155,10 @@ async def running_bench(
 ) -> AsyncIterator[Bench]:
     """`cap_usd`: budget of a month, at a cent for a thousand tokens; None: there is none."""
     attempts, requests = Attempts(), list[str]()
-    settings = serving.config(pools=[serving.pool([engine.url])], interactive=serving.PATIENT)
+    token = KeyConfig(id="token", sha256=key_sha256(GATEWAY_TOKEN))
+    settings = serving.config(
+        pools=[serving.pool([engine.url])], keys=[token], interactive=serving.PATIENT
+    )
     if cap_usd is not None:
         budget = BudgetConfig(tenant="team", period=Period.MONTH, cap_usd=cap_usd)
         settings = msgspec.structs.replace(settings, budgets=(budget,))

@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from tests import serving
-from tests.clients.agents import AGENTS, BIN, Start, aider
-from tests.clients.conftest import Bench, Ran
+from tests.clients.agents import AGENTS, BIN, Start, aider, claude_code
+from tests.clients.conftest import GATEWAY_TOKEN, Bench, Ran
 from tests.serving import KEY
 
 EVERY = {**AGENTS, "aider": aider}
@@ -62,15 +64,48 @@ async def test_openclaw_shows_the_budget(capped: Bench) -> None:
     assert told["windows"][0]["label"] == "Monthly budget"
 
 
+def budgets_told(ran: Ran) -> list[dict[str, Any]]:
+    """What Claude Code has learnt of the budget, from the events of its session."""
+    events = [json.loads(line) for line in ran.out.splitlines() if line.startswith("{")]
+    return [each["rate_limit_info"] for each in events if each["type"] == "rate_limit_event"]
+
+
+async def run_with_token(bench: Bench) -> Ran:
+    agent = claude_code(bench, "say hi")
+    return await bench.run(
+        *agent.command, **{**agent.environment, "ANTHROPIC_AUTH_TOKEN": GATEWAY_TOKEN}
+    )
+
+
+async def test_claude_code_shows_the_budget(capped: Bench) -> None:
+    """It reads the headers if its token says that a gateway has made it."""
+    ran = await run_with_token(capped)
+    assert ran.status == 0, (ran.out[-2000:], ran.err[-2000:])
+    told = budgets_told(ran)[-1]
+    assert (told["status"], told["rateLimitType"]) == ("allowed", "overage")
+    resets = datetime.fromtimestamp(told["overageResetsAt"], UTC)
+    assert (resets.day, resets.hour, resets.minute) == (1, 0, 0), "a month's budget"
+
+
+async def test_claude_code_shows_that_the_budget_is_spent(spent: Bench) -> None:
+    ran = await run_with_token(spent)
+    told = budgets_told(ran)[-1]
+    assert (told["status"], told["memberSpendLimit"]) == ("rejected", {"period": "monthly"})
+    assert "budget of tenant team" in ran.out
+    assert len(spent.requests) == 1
+
+
 WAITING = "openclaw-messages"
 """It waits for the reset that the refusal tells, hours or days, and sends nothing meanwhile."""
+MOST_REQUESTS = {"aider": 10}
+"""It tries again for a minute after a 402, whatever the answer says."""
 
 
-@pytest.mark.parametrize("name", [name for name in AGENTS if name != WAITING])
+@pytest.mark.parametrize("name", [name for name in EVERY if name != WAITING])
 async def test_a_spent_budget_is_understood(spent: Bench, name: str) -> None:
     """The client says why, and does not come again and again."""
-    ran = await run(spent, AGENTS[name], "say hi")
+    ran = await run(spent, EVERY[name], "say hi")
     words = "Quota exceeded" if name == "codex" else "budget of tenant team"
     assert words in ran.out + ran.err, (ran.out[-2000:], ran.err[-2000:])
-    assert len(spent.requests) <= 4, spent.requests
+    assert len(spent.requests) <= MOST_REQUESTS.get(name, 4), spent.requests
     assert not spent.attempts.seen

@@ -231,7 +231,8 @@ async def decision(told: Told, http: ServingHttp) -> inference_pb2.ExplainRespon
         attempt=found.attempt,
         tier=found.tier,
         placement=found.placement,
-        reason=found.reason,
+        # The time to the first token is learnt, and longer where the computer is busy.
+        reason=re.sub(r"[0-9.]+ m?s\b", "a time", found.reason),
     )
 
 

@@ -85,6 +85,10 @@ def messages_of(
             continue
         blocks = yield from _blocks(turn.content, f"{path}.content", fault)
         if role is Role.ASSISTANT:
+            for _, block in blocks:
+                if isinstance(block, wire.ToolUseBlock):
+                    count.check_arguments(memoryview(block.input).nbytes)
+                    yield
             turns = [_assistant([block for _, block in blocks])]
         else:
             turns = yield from _others(role, blocks, fault)

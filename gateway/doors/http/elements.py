@@ -6,6 +6,9 @@ from gateway.config.limits import ElementLimitsConfig
 from gateway.domain.generation import Message
 from gateway.doors.http.errors import ErrorKind, HttpError
 
+CHARACTER_BYTES = 4
+"""Longest character of UTF-8."""
+
 
 class ElementCount:
     """Counts the elements of a chat while it is converted. Raises HttpError (INVALID) beyond a
@@ -39,6 +42,12 @@ class ElementCount:
             if len(call.arguments_json) > limits.arguments_bytes:
                 raise too_many("arguments_bytes", limits.arguments_bytes)
         return message
+
+    def check_arguments(self, least_bytes: int) -> None:
+        """Raises HttpError (INVALID) if arguments of a tool call that have at least so many bytes
+        of UTF-8 surely have too many characters."""
+        if least_bytes // CHARACTER_BYTES > self._limits.arguments_bytes:
+            raise too_many("arguments_bytes", self._limits.arguments_bytes)
 
 
 def too_many(name: str, most: int) -> HttpError:

@@ -21,6 +21,10 @@ _ROLES = {
     "tool": Role.TOOL,
     "function": Role.TOOL,
 }
+ESCAPE_BYTES = 6
+"""Longest escape in a JSON text that begins with one backslash: `\\u0041`."""
+SHORT_BYTES = 65_536
+"""Arguments that are converted in one step."""
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
 
 
@@ -33,12 +37,12 @@ def convert_messages(
     count = ElementCount(elements)
     messages = []
     for i, body in enumerate(bodies):
-        messages.append(count.add((yield from _message(body, f"messages[{i}]"))))
+        messages.append(count.add((yield from _message(body, f"messages[{i}]", count))))
         yield
     return tuple(messages)
 
 
-def _message(body: MessageBody, field: str) -> Steps[Message]:
+def _message(body: MessageBody, field: str, count: ElementCount) -> Steps[Message]:
     role = _ROLES.get(body.role)
     if role is None:
         shown = f"{body.role[:40]!r}: give system, developer, user, assistant or tool"
@@ -46,9 +50,10 @@ def _message(body: MessageBody, field: str) -> Steps[Message]:
     thoughts: list[str] = []
     parts = yield from _parts(body, field, thoughts)
     kept = open_details(body.reasoning_details or ())
-    calls: tuple[ToolCall, ...] = ()
+    calls: list[ToolCall] = []
     if role is Role.ASSISTANT:
-        calls = tuple(_call(call, i, kept) for i, call in enumerate(body.tool_calls or ()))
+        for i, call in enumerate(body.tool_calls or ()):
+            calls.append((yield from _call(call, i, kept, count)))
         if body.refusal:
             parts += (body.refusal,)
     if role is Role.TOOL and not (body.tool_call_id or body.name):
@@ -60,7 +65,7 @@ def _message(body: MessageBody, field: str) -> Steps[Message]:
         role=role,
         parts=parts,
         name=(body.name or "") if role is not Role.TOOL else "",
-        tool_calls=calls,
+        tool_calls=tuple(calls),
         tool_call_id=(body.tool_call_id or body.name or "") if role is Role.TOOL else "",
         reasoning_text=reasoning if role is Role.ASSISTANT else "",
         signatures=kept.signatures if role is Role.ASSISTANT else (),
@@ -113,10 +118,11 @@ def _thinking(part: Part) -> str:
     return "".join(inner.text or "" for inner in thinking or ())
 
 
-def _call(body: Call, index: int, kept: Thought) -> ToolCall:
+def _call(body: Call, index: int, kept: Thought, count: ElementCount) -> Steps[ToolCall]:
     name, arguments = "", "{}"
     if body.function is not None:
-        name, arguments = body.function.name, _arguments(body.function.arguments)
+        name = body.function.name
+        arguments = yield from _arguments(body.function.arguments, count)
     elif body.custom is not None:
         name = body.custom.name
         arguments = msgspec.json.encode({"input": body.custom.input}).decode()
@@ -129,9 +135,16 @@ def _call(body: Call, index: int, kept: Thought) -> ToolCall:
     )
 
 
-def _arguments(raw: msgspec.Raw) -> str:
-    """Arguments as JSON text: those of the text, or the object that some clients send instead."""
+def _arguments(raw: msgspec.Raw, count: ElementCount) -> Steps[str]:
+    """Arguments as JSON text: those of the text, or the object that some clients send instead.
+    Raises HttpError (INVALID) for too many, as far as that is known before they are decoded."""
     text = bytes(raw)
-    if not text.startswith(b'"'):
+    is_text = text.startswith(b'"')
+    if len(text) > SHORT_BYTES:
+        yield
+        escapes = text.count(b"\\") if is_text else 0
+        yield
+        count.check_arguments(len(text) - ESCAPE_BYTES * escapes)
+    if not is_text:
         return text.decode() if text.startswith(b"{") else "{}"
     return msgspec.json.decode(text, type=str) or "{}"
