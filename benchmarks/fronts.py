@@ -5,6 +5,9 @@ process, in turn, several rounds. CPU is that of the processes, so that what els
 matters little; throughput and times are only as good as the cores that are free.
 
     python -m benchmarks.fronts [--fronts 0 1 2] [--rounds 3]
+
+`--schedule` plays the laboratory with several fronts in virtual time (`fronts_schedule.py`);
+`--money` measures bill and limits with several gateways on one PostgreSQL (`fronts_money.py`).
 """
 
 from __future__ import annotations
@@ -12,10 +15,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import statistics
 import subprocess
 import time
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -23,6 +28,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.fronts_money import money
+from benchmarks.fronts_schedule import schedule
 from benchmarks.overhead import (
     HERE,
     METADATA,
@@ -35,6 +42,7 @@ from benchmarks.overhead import (
     stream,
     until_ready,
 )
+from benchmarks.policies import FOLDER_VARIABLE, SEEDS
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 
 CHANNELS = 16
@@ -123,9 +131,27 @@ async def measure(pid: int, port: str) -> dict[str, float]:
 def main() -> None:
     """Prints the table of medians."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fronts", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--fronts", type=int, nargs="+", default=[])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--schedule", action="store_true", help="the schedule, in virtual time")
+    parser.add_argument("--money", action="store_true", help="bill and limits, on PostgreSQL")
+    parser.add_argument("--count", type=int, default=3000, help="requests of a run of --schedule")
+    parser.add_argument("--workers", type=int, default=1, help="processes of --schedule")
     args = parser.parse_args()
+    if args.schedule:
+        traces = os.environ.get(FOLDER_VARIABLE)
+        schedule(
+            Path(traces) if traces else None,
+            fronts=args.fronts or [0, 1, 2, 4, 8],
+            count=args.count,
+            seeds=SEEDS,
+            workers=args.workers,
+        )
+        return
+    if args.money:
+        money(args.fronts or [1, 2, 4, 8])
+        return
+    args.fronts = args.fronts or [0, 1, 2]
     found: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with process(str(HERE / "upstream.py"), str(TOKEN_INTERVAL_S), "1") as (_, upstream_port):
         for _ in range(args.rounds):

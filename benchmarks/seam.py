@@ -25,8 +25,7 @@ import msgspec
 import uvloop
 
 from benchmarks.overhead import cpu_s
-from gateway.link.connection import GATHER_S, Connection
-from gateway.link.transport import connect, listen
+from gateway.link.connection import GATHER_S, Connection, connect, listen
 
 PAYLOAD = "x" * 300
 METHOD = "/seam/Exchange"

@@ -14,9 +14,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from gateway.accounting.accounting import Accounting
 from gateway.auth.authenticator import Caller
+from gateway.batch.free_tokens import FreeTokens
 from gateway.batch.jobs import Form
 from gateway.batch.running.execution import Execution
 from gateway.batch.running.parts import RunnerParts
+from gateway.batch.running.quoting import Quoter
 from gateway.batch.running.runner import BatchRunner, TenantLoad
 from gateway.batch.store.desk import BatchDesk
 from gateway.config.batch import BatchConfig
@@ -57,7 +59,16 @@ class BatchLane:
     @contextlib.asynccontextmanager
     async def running(self, pipeline: Pipeline, port: SchedulerPort) -> AsyncIterator[None]:
         """Runs jobs. Leaving the context leaves what is in flight to the next start."""
-        accounting = self._accounting
+        accounting, executions = self._accounting, self._executions(pipeline, port)
+        rates = FreeTokens(accounting.database, port, _now_us)
+        self.desk.quotes = Quoter(
+            database=accounting.database,
+            executions=executions,
+            caller_of=self._caller_of,
+            bounds=self._bounds,
+            free_tokens_per_s=rates.of_model,
+            now_us=_now_us,
+        ).quote
         self.runner = BatchRunner(
             RunnerParts(
                 name=accounting.owner.gateway,
@@ -65,7 +76,7 @@ class BatchLane:
                 database=accounting.database,
                 write=accounting.write,
                 accounts_of=accounting.budgets.accounts_of,
-                executions=self._executions(pipeline, port),
+                executions=executions,
                 caller_of=self._caller_of,
                 bounds=self._bounds,
                 clock=self._clock,
@@ -78,6 +89,7 @@ class BatchLane:
         try:
             yield
         finally:
+            self.desk.quotes = None
             task.cancel()
             (result,) = await asyncio.gather(task, return_exceptions=True)
             if isinstance(result, Exception):

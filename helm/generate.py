@@ -61,6 +61,9 @@ RULES: dict[str, dict[str, Any]] = {
     "service.port": {"type": "integer", "minimum": 1, "maximum": 65_535},
     "http.port": {"type": "integer", "minimum": 1, "maximum": 65_535},
     "console.port": {"type": "integer", "minimum": 1, "maximum": 65_535},
+    "console.oidc": {
+        "anyOf": [{"type": "object", "maxProperties": 0}, {"$ref": "#/$defs/OidcConfig"}]
+    },
     "metrics.port": {"type": "integer", "minimum": 1024, "maximum": 65_535},
     "otel.sampleRatio": {"type": "number", "minimum": 0, "maximum": 1},
     "otel.endpoint": {"type": "string", "pattern": "^(https?://[^/]+/?)?$"},

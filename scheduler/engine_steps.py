@@ -48,14 +48,12 @@ class KvTransfers:
             tensor-parallel engine counts its own.
         requests: sequences that were computed further on an engine that decodes.
         tokens: prompt tokens whose KV cache these engines fetched.
-        failed: transfers that failed.
     """
 
     count: int
     seconds: float
     requests: int
     tokens: int
-    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

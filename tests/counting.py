@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -33,6 +35,9 @@ class Counting:
     requests: int = 0
     running: int = 0
     url: str = ""
+    runs_by_text: Counter[str] = field(default_factory=Counter)
+    """Chats, by the text of their last message."""
+    tokens_by_text: Counter[str] = field(default_factory=Counter)
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         self.running += 1
@@ -52,16 +57,20 @@ class Counting:
         counts = is_chat or isinstance(prompt, list)  # a probe is nobody's request
         self.requests += counts
         self.tokens += counts * prompt_tokens
+        text = _text(body["messages"]) if is_chat else ""
+        self.runs_by_text[text] += 1
+        self.tokens_by_text[text] += prompt_tokens
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         if is_chat:
             await response.write(ROLE)
         for number in range(1, output_tokens + 1):
             self.tokens += counts  # computed, whether it can still be sent or not
+            self.tokens_by_text[text] += 1
             finish = '"length"' if number == output_tokens else "null"
-            text = f'"delta":{{"content":" w{number}"}}' if is_chat else f'"text":" w{number}"'
+            piece = f'"delta":{{"content":" w{number}"}}' if is_chat else f'"text":" w{number}"'
             frame = (
-                f'data: {{"model":"m","choices":[{{"index":0,{text},"finish_reason":{finish}}}],'
+                f'data: {{"model":"m","choices":[{{"index":0,{piece},"finish_reason":{finish}}}],'
                 f'"usage":{{"prompt_tokens":{prompt_tokens},"completion_tokens":{number}}}}}\n\n'
             )
             await response.write(frame.encode())
@@ -75,6 +84,11 @@ class Counting:
 
     async def metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=IDLE_METRICS)
+
+
+def _text(messages: list[dict[str, Any]]) -> str:
+    content = messages[-1]["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 @contextlib.asynccontextmanager

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks.lab.fleets import FLEETS, LabFleet
+from benchmarks.lab.fronted import LINK_TICK_S, Fronted
 from benchmarks.lab.loads import arrivals, load_trace
 from benchmarks.lab.ours import our_decider
 from benchmarks.lab.rivals import RIVALS, Rival
@@ -33,6 +34,7 @@ class Run:
         cap: of a rival, requests per replica; None: plain. `wait_share`: see `Rival`.
         count: requests.
         tpot_s: limit of the mean time per output token; None: the fleet's.
+        fronts: fronts in front of our scheduler, over a link; 0: it is in their process.
         patience: how long a client lets a request wait in the queue, in times its TTFT limit.
     """
 
@@ -48,6 +50,7 @@ class Run:
     switches: tuple[tuple[str, str], ...] = ()
     tpot_s: float | None = None
     patience: float = 1.0
+    fronts: int = 0
 
     @property
     def label(self) -> str:
@@ -109,7 +112,11 @@ def _simulate(
         decider,
         load,
         outcomes.append,
-        timing=replace(FleetTiming(), release_s=RELEASE_S),
+        timing=replace(
+            FleetTiming(),
+            release_s=RELEASE_S,
+            tick_s=LINK_TICK_S if run.fronts else FleetTiming().tick_s,
+        ),
         on_report=sampler,
     )
 
@@ -130,7 +137,8 @@ def _simulate(
 
 def _decider(run: Run, fleet: LabFleet, names: Sequence[str], load: Sequence[Arrival]) -> Decider:
     if run.policy == "ours":
-        return our_decider(fleet, names, dict(run.switches))
+        decider = our_decider(fleet, names, dict(run.switches))
+        return Fronted(decider, run.fronts) if run.fronts else decider
     content = {a.request.request_id: _blocks(a) for a in load}
     return Rival(
         names,

@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.batch.files import FileDraft, FileInfo, Piece
 from gateway.batch.jobs import Job, JobDraft, ResultPage
+from gateway.batch.quotes import BatchQuote
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +110,9 @@ class BatchPort(Protocol):
 
     async def submit(self, owner: Owner, draft: JobDraft) -> Job:
         """Makes a job. Its file is read afterwards."""
+
+    async def quote(self, owner: Owner, draft: JobDraft) -> BatchQuote:
+        """Quotes a job that is not made."""
 
     async def job(self, owner: Owner, job_id: str) -> Job:
         """Returns a job."""

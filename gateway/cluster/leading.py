@@ -24,6 +24,7 @@ from gateway.accounting.ledger.postgres import Fence
 from gateway.auth.run_time import AccessTable
 from gateway.batch_lane import BatchLane
 from gateway.cluster.address import accounts_address
+from gateway.cluster.reloads import reload_all
 from gateway.config.server import ClusterConfig, TlsConfig
 from gateway.delivery.watches import Watches
 from gateway.doors.entry.certificates import Certificates, follow
@@ -63,11 +64,13 @@ class LeaderSurroundings:
         active: the configuration in force.
         path: the configuration file; None: there is none.
         pace: how busy the process is.
+        gateway: name of this process.
         before: what is known of the leader before.
         sinks: callbacks that receive every settled attempt.
     """
 
     cluster: ClusterConfig
+    gateway: str
     active: ActiveConfiguration
     base_dir: Path
     path: Path | None
@@ -99,9 +102,9 @@ class LeaderSide:
         self.batch_pipeline.settings = prepared.pipeline
         await self.parts.apply(prepared)
 
-    def connection(self) -> Connection:
-        """Makes the protocol of a new connection of a front."""
-        connection = self.host.connection()
+    def connection(self, *, own: bool = False) -> Connection:
+        """Makes the protocol of a new connection of a front. `own`: of the one of this process."""
+        connection = self.host.connection(own=own)
         connection.may_act = self._may_act
         return connection
 
@@ -111,7 +114,7 @@ class LeaderSide:
         here, there = socket.socketpair()
         for end in (here, there):
             end.setblocking(False)
-        await loop.create_unix_connection(self.connection, sock=there)
+        await loop.create_unix_connection(lambda: self.connection(own=True), sock=there)
         await loop.create_unix_connection(lambda: connection, sock=here)
 
 
@@ -172,7 +175,8 @@ async def leader_side(
             setting=lambda: msgspec.msgpack.encode(active.access),
             handlers=lambda front: batch_handlers(lane.desk) | replica_count_handlers(counts),
             bookings=LedgerBookings(accounting),
-            opening=Opening(before.fronts, clock(), opened) if term > 1 else None,
+            opening=Opening(before.fronts, opened) if term > 1 else None,
+            forgets_unfinished=before.gone,
         )
         ticking = asyncio.create_task(host.run(), name="moegate-host")
         stack.callback(ticking.cancel)
@@ -206,9 +210,13 @@ async def _accounts_port(
     tls = TlsConfig(cert=cluster.tls.cert, key=cluster.tls.key, client_ca=cluster.tls.ca)
     certificates = Certificates(tls, around.base_dir)
     server = grpc_server(CHANNEL_OPTIONS[:2], [ForwardedKeys(active)])
+
+    async def reload_cluster() -> list[str]:
+        return await reload_all(around.gateway, around.reload_file, side.host)
+
     add_account_services(
         *(server, active, side.parts.scheduler, side.accounting, side.access),
-        *(watches, around.reload_file),
+        *(watches, reload_cluster),
     )
     bind(server, accounts_address(cluster.listen), certificates, field="cluster.listen (+ 1)")
     await server.start()

@@ -19,12 +19,12 @@ from gateway.auth.run_time import AccessTable, newest
 from gateway.cluster.address import link_address, process_name
 from gateway.cluster.leading import LeaderSurroundings
 from gateway.cluster.metrics import MemberMetrics, member_page
+from gateway.cluster.reloads import reload_handlers
 from gateway.cluster.roles import Roles
 from gateway.config.gateway import GatewayConfig
 from gateway.config.load.file import load
 from gateway.config.problems import ConfigError, Problem, ReloadRefused
 from gateway.config.resolve.secrets import resolve
-from gateway.config.server import ClusterConfig
 from gateway.delivery.watches import Watches
 from gateway.doors.grpc.listening.forwarded_accounts import add_forwarded_accounts
 from gateway.doors.grpc.listening.health import HealthService, health_port
@@ -146,11 +146,15 @@ async def running_member(
     watches = Watches()
     health = HealthService(watches, config.server.blocked_write_s)
     front: RunningFront | None = None
+    member: RunningMember | None = None
+    name = process_name()
 
     def active_requests() -> int:
         return 0 if front is None else front.parts.pipeline.active_requests
 
     async def reload_file() -> list[str]:
+        if member is None:
+            raise ReloadRefused("this gateway starts")
         return await member.reload_file()
 
     def use_access(table: AccessTable) -> None:
@@ -178,6 +182,7 @@ async def running_member(
         )
         around = LeaderSurroundings(
             cluster=cluster,
+            gateway=name,
             active=active,
             base_dir=base_dir,
             path=path,
@@ -190,12 +195,14 @@ async def running_member(
             before=lambda: row.before,
             sinks=sinks,
         )
-        metrics = MemberMetrics(load_of_loop, active_requests)
+        metrics = MemberMetrics(load_of_loop, active_requests, lambda: roles.standing)
         roles = Roles(around, metrics)
         stack.push_async_callback(roles.close)
-        row = await _campaign(stack, cluster, config, base_dir, roles)
+        row = await _campaign(stack, name, config, base_dir, roles)
         scheduler = RemoteScheduler(
-            clock=clock, on_fleet=fleet_changed, handlers={ACCESS: (AccessTable, use_access)}
+            clock=clock,
+            on_fleet=fleet_changed,
+            handlers={ACCESS: (AccessTable, use_access), **reload_handlers(name, reload_file)},
         )
         number = secrets.randbelow(2**31 - 1) + 1
         joining = Joining(scheduler, number, roles.locate, roles.connect, clock)
@@ -244,15 +251,15 @@ async def running_member(
 
 async def _campaign(
     stack: contextlib.AsyncExitStack,
-    cluster: ClusterConfig,
+    name: str,
     config: GatewayConfig,
     base_dir: Path,
     roles: Roles,
 ) -> LeaseRow:
     """Follows and leads from now on, until the stack exits. Raises ConfigError or OSError."""
-    dsn = resolve(config.ledger.postgres, base_dir)
+    cluster, dsn = config.cluster, resolve(config.ledger.postgres, base_dir)
+    assert cluster is not None
     assert dsn is not None
-    name = process_name()
     leadership = roles.leadership = Leadership(
         name=name,
         address=await link_address(cluster, dsn),

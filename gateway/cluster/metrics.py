@@ -17,14 +17,18 @@ from gateway.telemetry.exposition import exposition
 from gateway.telemetry.fleet import FleetMetrics
 from gateway.telemetry.logs import dropped_lines
 from gateway.telemetry.observer import Telemetry
+from gateway.telemetry.scheduler_gauges import Standing, standing_metrics
 from gateway.telemetry.sources import GatewayFigures, Load
 
 
 class MemberMetrics(Collector):
     """Collector of a member: the gauges of its process and, in its terms, those of the fleet."""
 
-    def __init__(self, load: Load, active_requests: Callable[[], int]) -> None:
-        """`active_requests`: of the front of this process."""
+    def __init__(
+        self, load: Load, active_requests: Callable[[], int], standing: Callable[[], Standing]
+    ) -> None:
+        """`active_requests`: of the front of this process. `standing`: who leads."""
+        self._standing = standing
         self._load = load
         self._active_requests = active_requests
         self._fleet: FleetMetrics | None = None
@@ -40,7 +44,7 @@ class MemberMetrics(Collector):
             active_requests=self._active_requests,
             batches=side.lane.load,
         )
-        self._fleet = FleetMetrics(figures)
+        self._fleet = FleetMetrics(figures, standing=self._standing)
         watching = asyncio.create_task(figures.watch_budgets(), name="moegate-budget-metrics")
         try:
             yield
@@ -65,6 +69,7 @@ class MemberMetrics(Collector):
             family = GaugeMetricFamily(metric.prometheus, metric.about)
             family.add_metric((), value)
             yield family
+        yield from standing_metrics(self._standing())
         dropped = semconv.LOG_LINES_DROPPED
         yield CounterMetricFamily(dropped.prometheus, dropped.about, value=dropped_lines())
 

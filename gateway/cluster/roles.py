@@ -19,6 +19,7 @@ from gateway.leadership.leadership import Leadership
 from gateway.link.connection import Connection
 from gateway.link.remote_scheduler import RemoteScheduler
 from gateway.link.tls_transport import connect_tls
+from gateway.telemetry.scheduler_gauges import Standing
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,17 @@ class Roles:
         return self._channel[1]
 
     # The leader.
+
+    @property
+    def standing(self) -> Standing:
+        """Who leads, as this process knows it."""
+        leadership = self.leadership
+        return Standing(
+            leads=self.side is not None and self.side.term == leadership.term,
+            term=leadership.newest_term,
+            lease_age_s=leadership.lease_age_s,
+            takeovers=leadership.takeovers,
+        )
 
     def fronts(self) -> int:
         """Returns the number of fronts that this leader has."""

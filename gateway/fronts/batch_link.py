@@ -21,6 +21,7 @@ from gateway.batch.port import (
     PageQuery,
     ResultQuery,
 )
+from gateway.batch.quotes import BatchQuote
 from gateway.link.connection import CallFailed, Connection, Handler, LinkLost
 from gateway.link.messages import LinkError
 
@@ -34,6 +35,7 @@ _ARGUMENTS: dict[str, Any] = {
     "delete_file": tuple[Owner, str],
     "read_file": tuple[Owner, str, int],
     "submit": tuple[Owner, JobDraft],
+    "quote": tuple[Owner, JobDraft],
     "job": tuple[Owner, str],
     "jobs": tuple[Owner, PageQuery],
     "cancel": tuple[Owner, str],
@@ -117,6 +119,10 @@ class RemoteBatches:
     async def submit(self, owner: Owner, draft: JobDraft) -> Job:
         """See `BatchPort`."""
         return await self._call("submit", (owner, draft), Job)
+
+    async def quote(self, owner: Owner, draft: JobDraft) -> BatchQuote:
+        """See `BatchPort`."""
+        return await self._call("quote", (owner, draft), BatchQuote)
 
     async def job(self, owner: Owner, job_id: str) -> Job:
         """See `BatchPort`."""

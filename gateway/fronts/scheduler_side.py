@@ -40,12 +40,11 @@ from gateway.fronts.bookings import LedgerBookings
 from gateway.fronts.messages import APPLY, PREPARE, READY, FrontAddresses, FrontSetting
 from gateway.fronts.metrics import AllFronts, fronts_page
 from gateway.fronts.session_secret import with_session_secret
-from gateway.link.connection import CallFailed, Handler, LinkLost
+from gateway.link.connection import CallFailed, Handler, LinkLost, listen
 from gateway.link.host import HostedFront, SchedulerHost
 from gateway.link.messages import LinkError
 from gateway.link.opening import Opening
 from gateway.link.resume import Resumed
-from gateway.link.transport import listen
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
 from gateway.runtime.assembly import SchedulerParts, assemble_front, assemble_with_ledger
@@ -258,7 +257,7 @@ async def running_scheduler_side(
             setting=setting,
             handlers=handlers,
             bookings=LedgerBookings(accounting),
-            opening=Opening(fronts_before, clock(), opened) if fronts_before else None,
+            opening=Opening(fronts_before, opened) if fronts_before else None,
         )
         ticking = asyncio.create_task(host.run(), name="moegate-host")
         stack.callback(ticking.cancel)

@@ -71,6 +71,11 @@ class Leadership:
         self._failing = False
         self._given_back = asyncio.Event()
         self._probing: asyncio.Task[None] | None = None
+        self._renewed_s = 0.0
+        self.takeovers = 0
+        """Terms that this process has begun."""
+        self.newest_term = 0
+        """Number of the newest term that it knows of."""
 
     @property
     def leader(self) -> Leader | None:
@@ -91,6 +96,11 @@ class Leadership:
     def term(self) -> int:
         """The term in which this process leads now; 0: it does not lead."""
         return self._candidate.term(self._clock())
+
+    @property
+    def lease_age_s(self) -> float | None:
+        """Seconds since this process has taken or renewed its lease; None: it does not lead."""
+        return self._clock() - self._renewed_s if self.term else None
 
     def notify_changed(self) -> None:
         """The row may have changed."""
@@ -158,9 +168,14 @@ class Leadership:
                 case Ask.TAKE:
                     taken = await lease.take(self._address, self._wire_version, candidate.gone())
                     candidate.took(taken, asked_s, self._clock())
+                    if taken is not None:
+                        self._renewed_s = asked_s
+                        self.takeovers += 1
                 case Ask.RENEW:
                     held = await lease.renew(candidate.term(asked_s))
                     candidate.renewed(held, asked_s, self._clock())
+                    if held:
+                        self._renewed_s = asked_s
                 case Ask.RELEASE:
                     await lease.release(candidate.given_back())
                     candidate.released(self._clock())
@@ -198,6 +213,8 @@ class Leadership:
         """Tells of a change, and of the end of the own lease."""
         self._candidate.next(self._clock())  # notices that the lease is over
         now = self.leader, self.term
+        if now[0] is not None:
+            self.newest_term = max(self.newest_term, now[0].term)
         if now[1] or self._candidate.given_back():
             self._given_back.clear()
         else:

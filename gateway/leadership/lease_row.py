@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable
 from gateway.accounting.ledger.postgres import LEADER_TABLE
-from gateway.leadership.candidate import Leader, Row
+from gateway.leadership.candidate import MARGIN, Leader, Row
 
 if TYPE_CHECKING:
     import asyncpg
@@ -36,8 +36,10 @@ SELECT term, name, address, wire_version,
 FROM leader WHERE cluster = $1"""
 # A leader that did not give its lease back is not expected to come back with its own front: the
 # sign of `fronts` says so.
+# A leader that cannot renew its lease closes its port, too, but not before `MARGIN` of it is left.
 _TAKE = f"""
-WITH taken AS (
+WITH old AS (SELECT term, name, expires_at FROM leader WHERE cluster = $1),
+taken AS (
   UPDATE leader SET term = term + 1, name = $2, address = $3, wire_version = $4,
     fronts = CASE WHEN expires_at = '-infinity' THEN fronts ELSE -GREATEST(ABS(fronts), 1) END,
     expires_at = clock_timestamp() + $5 * INTERVAL '1 second'
@@ -47,7 +49,11 @@ WITH taken AS (
     ELSE false END
   RETURNING term, fronts
 )
-SELECT term, fronts, pg_notify('{CHANNEL}', $1) FROM taken"""
+SELECT taken.term, taken.fronts,
+  old.term = $6 AND old.expires_at > clock_timestamp() + {MARGIN} * $5 * INTERVAL '1 second'
+    AND pg_try_advisory_xact_lock({_LOCK.format(name="old.name")}),
+  pg_notify('{CHANNEL}', $1)
+FROM taken, old"""
 _HOLD = f"SELECT pg_advisory_lock({_LOCK.format(name='$2::text')})"
 _RENEW = """
 UPDATE leader SET expires_at = clock_timestamp() + $3 * INTERVAL '1 second', fronts = $4
@@ -67,10 +73,11 @@ WHERE datname = current_database() AND application_name = $1"""
 @dataclass(frozen=True, slots=True)
 class LeaderBefore:
     """What is known of the leader before. `fronts`: of those that it had, those that are expected
-    at the next leader; `complete`: whether these are all."""
+    at the next leader; `complete`: whether these are all; `gone`: its process has ended."""
 
     fronts: int
     complete: bool
+    gone: bool = False
 
 
 class LeaseRow:
@@ -110,6 +117,11 @@ class LeaseRow:
         )
         if not found:
             return None
+        _, fronts, is_gone, _ = found[0]
+        given_back = fronts >= 0
+        self.before = LeaderBefore(
+            fronts if given_back else -fronts - 1, complete=given_back, gone=bool(is_gone)
+        )
         return Leader(term=found[0][0], name=self._name, address=address, wire_version=wire_version)
 
     async def renew(self, term: int) -> bool:

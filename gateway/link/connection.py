@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import ssl
 import struct
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, cast
 
 from gateway.link.messages import (
@@ -45,6 +47,8 @@ MAX_CALLS = 10_000
 """Calls that wait for their answers."""
 FINISH_S = 2.0
 """Longest time for the last bytes of a connection to leave this process."""
+BACKLOG = 128
+"""Connections to a Unix socket that wait to be accepted."""
 _LENGTH = struct.Struct("!I")
 
 Receive = Callable[[Kind, int, Any], None]
@@ -296,3 +300,24 @@ def reason_of(error: Exception) -> str:
             return f"it refuses the certificate of this gateway: {reason}"
         return reason
     return str(error) or type(error).__name__
+
+
+# On one machine: a Unix socket in a folder that only its user may enter. Who connects is trusted.
+
+
+async def listen(path: Path, make: Callable[[], Connection]) -> asyncio.Server:
+    """Accepts connections at a path, which must not exist. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    # The mode is set before anyone can connect: a socket appears with that of the umask.
+    before = os.umask(0o177)
+    try:
+        return await loop.create_unix_server(make, str(path), backlog=BACKLOG)
+    finally:
+        os.umask(before)
+
+
+async def connect(path: Path, make: Callable[[], Connection]) -> Connection:
+    """Connects to a path. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_unix_connection(make, str(path))
+    return connection

@@ -12,16 +12,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from gateway.link.messages import Kind
+from gateway.link.messages import KeyUses, Kind
 from gateway.link.resume import AGAIN, RequestState, Resumed, Standing
 from gateway.link.sent import Ended, Report, SentBranch, SentRequest, request_state
 from gateway.scheduling.claims import client_id
 from gateway.scheduling.resumption import RememberedKey
 from scheduler.contract import AttemptOutcome, Evict, Refuse
 from scheduler.limits.idempotency import REMEMBERED_S
+from scheduler.limits.rate_limit import MINUTE_S, RateLevel
 from scheduler.limits.tenant_store import TenantStore
 from scheduler.port import (
     NOT_ADMITTED,
@@ -62,6 +63,8 @@ class FrontRecord:
         self.last_report = 0
         """Number of the newest report."""
         self.slots: Counter[str] = Counter()
+        self._levels: dict[str, tuple[RateLevel, float]] = {}
+        """Rates of keys, of which there are as many as are configured, and when they were told."""
         self._by_id: dict[str, SentBranch] = {}
         self._number = 0
         self._remembered: TenantStore[tuple[str, str], tuple[RememberedKey, float]] = TenantStore(
@@ -221,7 +224,28 @@ class FrontRecord:
             remembered=tuple(
                 replace(key, left_s=until_s - now) for key, until_s in remembered if until_s > now
             ),
+            levels=tuple(
+                replace(
+                    level,
+                    requests_ago_s=level.requests_ago_s + now - told_s,
+                    tokens_ago_s=level.tokens_ago_s + now - told_s,
+                )
+                for level, told_s in self._levels.values()
+                if now - told_s < MINUTE_S
+            ),
         )
+
+    def keep_keys(self, uses: KeyUses, now: float) -> None:
+        """Keeps idempotency keys for the next scheduler, those of other fronts too."""
+        for key in uses.used:
+            self._remember_key(key, now)
+        for pair in uses.freed:
+            self._remembered.pop(pair)
+
+    def keep_levels(self, levels: Iterable[RateLevel], now: float) -> None:
+        """Keeps rates of keys for the next scheduler."""
+        for level in levels:
+            self._levels[level.key_id] = level, now
 
     # Internals.
 
@@ -283,9 +307,11 @@ class FrontRecord:
 
     def _remember(self, request: SentRequest, end: RequestEnded, now: float) -> None:
         submission = request.branches[0].submission
-        if not end.keep_idempotency_key or not submission.idempotency_key:
-            return
         asked = submission.request
+        pair = asked.key_id, submission.idempotency_key
+        if not end.keep_idempotency_key or not submission.idempotency_key:
+            self._remembered.pop(pair)
+            return
         key = RememberedKey(
             key_id=asked.key_id,
             idempotency_key=submission.idempotency_key,
@@ -293,10 +319,13 @@ class FrontRecord:
             client_id=client_id(asked),
             left_s=REMEMBERED_S,
         )
+        self._remember_key(key, now)
+
+    def _remember_key(self, key: RememberedKey, now: float) -> None:
         while (oldest := self._remembered.oldest()) is not None and oldest[1][1] <= now:
             self._remembered.pop(oldest[0])
-        pair = asked.key_id, submission.idempotency_key
-        self._remembered.put(asked.tenant, pair, (key, now + REMEMBERED_S))
+        pair = key.key_id, key.idempotency_key
+        self._remembered.put(key.tenant, pair, (key, now + key.left_s))
 
 
 def _drop_if_done(branch: SentBranch, ended: Ended) -> None:

@@ -101,12 +101,13 @@ class FrontSession:
         def submit_awaited() -> None:
             if number in self._awaited:
                 self._awaited.discard(number)
-                self.submit(number, submission)
+                self.submit(number, submission, again=True)
 
         return submit_awaited
 
-    def submit(self, number: int, submission: Submission) -> None:
-        """Submits a branch. `number` names it in the answers. One that is known is ignored."""
+    def submit(self, number: int, submission: Submission, *, again: bool = False) -> None:
+        """Submits a branch. `number` names it in the answers. One that is known is ignored.
+        `again`: see `Claims.claim`."""
         request = submission.request
         if number in self.numbers:
             return
@@ -123,7 +124,7 @@ class FrontSession:
             return
         branch = OwnedBranch(number=number, owned=owned, submission=submission)
         self.add(branch)
-        claimed = self.scheduler.begin(submission, partial(self.deliver, branch))
+        claimed = self.scheduler.begin(submission, partial(self.deliver, branch), again=again)
         if claimed is not None:
             owned.claimed = claimed
             branch.reserving = self._run(self.scheduler.reserve(claimed))
@@ -272,6 +273,8 @@ class FrontSession:
             case Started(start=start):
                 branch.resume(start, self._clock(), 0)
                 branch.decision = answer
+                if not branch.submission.request.whole_answer and not branch.owned.stray:
+                    self.scheduler.claims.note_output(branch.owned.submission)
             case Refuse(reason=reason):
                 branch.decision = answer
                 if reason in NOT_ADMITTED and branch.submission.kind is BranchKind.ORIGINAL:

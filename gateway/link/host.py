@@ -13,6 +13,7 @@ from msgspec import structs
 
 from gateway.link.connection import Connection, Handler
 from gateway.link.front_session import FrontSession
+from gateway.link.key_witness import SINCE_VERSION, KeyWitness
 from gateway.link.messages import (
     WIRE_VERSION,
     FleetUpdate,
@@ -87,6 +88,10 @@ class HostedFront:
         self.session: FrontSession
         """What the front has; set by `hello`."""
         self.incarnation = ""
+        self.version = 0
+        """Version of its messages."""
+        self.is_own = False
+        """Whether it is in the process of the scheduler."""
         self._host = host
         self._states: list[RequestState] = []
         self._leaves = False
@@ -96,6 +101,7 @@ class HostedFront:
         check_version(hello.version)
         self.number = hello.number
         self.incarnation = hello.incarnation or secrets.token_hex(8)
+        self.version = hello.version
         self.session = self._host.add(self)
         self._states.clear()
         return Welcome(
@@ -107,6 +113,9 @@ class HostedFront:
     async def resumed(self, told: Resumed) -> None:
         """The front has told what it has. Returns when it may submit what is new."""
         states, host = self._states, self._host
+        if host.forgets_unfinished:
+            finished = tuple(key for key in told.remembered if key.has_output)
+            told = replace(told, remembered=finished)
         keys = [key for state in states for key in attempt_keys(state)]
         booked = await host.booked(keys) if keys else {}
         if self.connection.lost:
@@ -186,10 +195,13 @@ class SchedulerHost:
         handlers: Callable[[HostedFront], dict[str, Handler]] = lambda front: {},
         bookings: Bookings = NO_BOOKINGS,
         opening: Opening | None = None,
+        forgets_unfinished: bool = True,
     ) -> None:
         """`clock`: monotonic seconds. `met`: told what a front has met at a placement. `setting`:
         see `Welcome`. `handlers`: further calls that a front may make. `bookings`: the ledger.
-        `opening`: fronts that ran before this scheduler; None: there were none."""
+        `opening`: fronts that ran before this scheduler; None: there were none.
+        `forgets_unfinished`: a front that does not come back has ended, so that idempotency keys of
+        its requests are free unless their clients may have output."""
         self.scheduler = scheduler
         self.clock = clock
         self.met = met
@@ -199,6 +211,8 @@ class SchedulerHost:
         self.grace_s = GRACE_S
         self._bookings = bookings
         self._opening = opening
+        self.forgets_unfinished = forgets_unfinished
+        self._witness = KeyWitness(scheduler.claims, clock)
         self._fronts: dict[int, HostedFront] = {}
         self._kept: dict[str, _Kept] = {}
         """Sessions by the incarnation of their fronts."""
@@ -216,9 +230,11 @@ class SchedulerHost:
         """Processes of fronts that are connected, or may come back."""
         return frozenset(self._kept)
 
-    def connection(self) -> Connection:
-        """Makes the protocol of a new connection."""
-        return HostedFront(self).connection
+    def connection(self, *, own: bool = False) -> Connection:
+        """Makes the protocol of a new connection. `own`: of a front in the scheduler's process."""
+        front = HostedFront(self)
+        front.is_own = own
+        return front.connection
 
     def add(self, front: HostedFront) -> FrontSession:
         """Adds a front that has said `Hello`, and returns its session. Raises LinkError for a
@@ -238,6 +254,7 @@ class SchedulerHost:
             kept = self._kept[front.incarnation] = _Kept(number=front.number, session=session)
         kept.session.attach(front.connection.post)
         kept.away_since_s = None
+        self._choose_witness()
         return kept.session
 
     def remove(self, front: HostedFront, *, for_good: bool) -> None:
@@ -245,6 +262,7 @@ class SchedulerHost:
         if self._fronts.get(front.number) is not front:
             return
         del self._fronts[front.number]
+        self._choose_witness()
         kept = self._kept[front.incarnation]
         kept.session.detach()
         kept.away_since_s = self.clock()
@@ -267,6 +285,7 @@ class SchedulerHost:
                 kept.session.acknowledge()
             elif now - kept.away_since_s >= self.grace_s:
                 self._lose(incarnation, kept)
+        self._witness.tick()
         if self._opening is not None:
             self._opening.tick(now)
 
@@ -306,6 +325,13 @@ class SchedulerHost:
         """Ends all connections."""
         for front in self.fronts:
             front.connection.close("the scheduler stops")
+
+    def _choose_witness(self) -> None:
+        self._witness.choose(
+            (front, front.connection.post)
+            for front in self.fronts
+            if not front.is_own and front.version >= SINCE_VERSION
+        )
 
     def _lose(self, incarnation: str, kept: _Kept) -> None:
         del self._kept[incarnation]

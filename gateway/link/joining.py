@@ -41,7 +41,7 @@ class Joining(Generic[A]):
         clock: Callable[[], float],
     ) -> None:
         """`number`: of the front. `locate`: address of the scheduler; raises OSError if there is
-        none. `connect`: see `transport.py`. `clock`: monotonic seconds."""
+        none. `connect`: see `tls_transport.py`. `clock`: monotonic seconds."""
         self._scheduler = scheduler
         self._number = number
         self._locate = locate

@@ -21,8 +21,10 @@ import msgspec
 
 from gateway.link.resume import RequestState
 from gateway.scheduling.budget_admission import Reservation
+from gateway.scheduling.resumption import RememberedKey
 from scheduler.contract import Evict, Progress, Refuse, Request
 from scheduler.fleet_view import FleetView, PlacementView, fleet_view
+from scheduler.limits.rate_limit import RateLevel
 from scheduler.port import (
     AttemptEnd,
     CountPrompt,
@@ -34,7 +36,7 @@ from scheduler.port import (
     Waiting,
 )
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 """Version of the messages. Two processes may differ by one: the newer one knows both."""
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """Largest frame. A submission of a prompt of a million tokens takes about 1 MB of block names."""
@@ -79,6 +81,10 @@ class Kind(enum.IntEnum):
     """What the request of this branch holds of its budgets."""
     DISMISSED = 39
     """The front must end, for this reason."""
+    KEYS = 40
+    """Idempotency keys of other fronts' requests, kept for the next scheduler. Since version 3."""
+    LEVELS = 41
+    """How full the buckets of keys are, kept for the next scheduler. Since version 3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +178,15 @@ class Welcome:
     setting: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUses:
+    """Changes of idempotency keys. `used`: keys that are in use or remembered; `freed`: keys that
+    are free, as id of the API key and value."""
+
+    used: tuple[RememberedKey, ...] = ()
+    freed: tuple[tuple[str, str], ...] = ()
+
+
 PAYLOADS: dict[Kind, Any] = {
     Kind.CALL: Call,
     Kind.RETURN: msgspec.Raw,
@@ -191,6 +206,8 @@ PAYLOADS: dict[Kind, Any] = {
     Kind.RECEIVED: None,
     Kind.RESERVED: Reservation,
     Kind.DISMISSED: str,
+    Kind.KEYS: KeyUses,
+    Kind.LEVELS: tuple[RateLevel, ...],
     Kind.STARTED: Started,
     Kind.REFUSE: Refuse,
     Kind.EVICT: Evict,

@@ -15,8 +15,9 @@ from gateway.link.resume import Resumed
 
 log = logging.getLogger(__name__)
 
-LONGEST_S = 1.0
-"""Longest time for the fronts to come back."""
+LONGEST_S = 3.0
+"""Longest time for the fronts to come back. It is reached only if one of them died at the time when
+the scheduler did."""
 
 
 class Opening:
@@ -25,15 +26,15 @@ class Opening:
     def __init__(
         self,
         fronts: int,
-        now: float,
         on_open: Callable[[Resumed | None, bool], Awaitable[None]],
         longest_s: float = LONGEST_S,
     ) -> None:
-        """`fronts`: number that is expected. `now`: monotonic seconds. `on_open`: awaited before
+        """`fronts`: number that is expected. `on_open`: awaited before
         requests are admitted, with what the front told that has seen the newest view of the fleet
         (None: there is none), and whether all fronts are back."""
         self._expected = fronts
-        self._until_s = now + longest_s
+        self._longest_s = longest_s
+        self._until_s: float | None = None
         self._on_open = on_open
         self._told: dict[str, Resumed] = {}
         self._opening: asyncio.Task[None] | None = None
@@ -48,8 +49,10 @@ class Opening:
         await self._opened.wait()
 
     def tick(self, now: float) -> None:
-        """Opens when the time is over."""
-        if self._opening is None and now >= self._until_s:
+        """Opens when the time since the first call is over. `now`: monotonic seconds."""
+        if self._until_s is None:
+            self._until_s = now + self._longest_s
+        elif self._opening is None and now >= self._until_s:
             self._open(complete=False)
 
     def _open(self, *, complete: bool) -> None:

@@ -363,6 +363,10 @@ class RemoteScheduler:
             case Kind.RESERVED:
                 if (branch := self.record.by_number.get(number)) is not None:
                     branch.request.reservation = payload
+            case Kind.KEYS:
+                self.record.keep_keys(payload, self._clock())
+            case Kind.LEVELS:
+                self.record.keep_levels(payload, self._clock())
             case Kind.DISMISSED:
                 if not self.dismissed.done():
                     self.dismissed.set_result(payload)

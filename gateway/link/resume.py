@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from gateway.scheduling.budget_admission import Reservation
 from gateway.scheduling.resumption import RememberedKey
 from scheduler.contract import AttemptOutcome, Start
+from scheduler.limits.rate_limit import RateLevel
 from scheduler.port import AttemptEnd, RequestEnded, Submission
 
 AGAIN = (AttemptOutcome.RETRYABLE, AttemptOutcome.EVICTED)
@@ -93,7 +94,8 @@ class Resumed:
     Attributes:
         reports: number of the last report that is included.
         slots: slots of keys that it holds, by key id.
-        remembered: idempotency keys of its requests that have ended.
+        remembered: idempotency keys of its requests that have ended; of a witness, of others too.
+        levels: rates of keys as a witness was told them.
         fleet_version: of the newest fleet view that it has seen; `serving` and `drained` are of it.
         serving: placements in service.
         drained: placements and replicas that an operator has drained.
@@ -102,6 +104,7 @@ class Resumed:
     reports: int
     slots: Mapping[str, int]
     remembered: tuple[RememberedKey, ...] = ()
+    levels: tuple[RateLevel, ...] = ()
     fleet_version: int = 0
     serving: tuple[str, ...] = ()
     drained: tuple[str, ...] = ()

@@ -51,6 +51,7 @@ def resume(
         for _ in range(-more):
             session.free_slot(SlotFreed(key_id=key_id))
     session.scheduler.resumption.remember(told.remembered)
+    session.scheduler.resumption.restore_levels(told.levels)
     session.reported(told.reports)
     return later
 
@@ -128,6 +129,7 @@ def _take_over(
         state.reservation,
         attempts=state.attempts,
         charged=charged,
+        may_have_output=state.may_have_output,
     )
     owned.stray = not is_held
     for told in state.branches:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
 from gateway.config.gateway import GatewayConfig
 from scheduler.contract import RefusalReason, Refuse, Request
-from scheduler.limits.idempotency import IdempotencyKeys
-from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimiter, RateLimits, Refusal
+from scheduler.limits.idempotency import IdempotencyKeys, Key, KeyUse
+from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLevel, RateLimiter, RateLimits, Refusal
 from scheduler.port import Submission
 
 
@@ -15,6 +18,8 @@ class Claims:
     def __init__(self) -> None:
         self._limiter = RateLimiter()
         self._idempotency = IdempotencyKeys()
+        self.on_key_use: Callable[[Key, KeyUse | None], None] = lambda key, use: None
+        """Called with each change of an idempotency key's use; None: the key is free."""
 
     def configure(self, config: GatewayConfig) -> None:
         """Applies the bound of remembered idempotency keys, and drops the limits' state of keys
@@ -34,22 +39,25 @@ class Claims:
         """Gives a slot of the key back."""
         self._limiter.settle(key_id, 0, 0, now)
 
-    def claim(self, submission: Submission, now: float) -> Refuse | None:
+    def claim(self, submission: Submission, now: float, *, again: bool = False) -> Refuse | None:
         """Claims the idempotency key, and a slot and the tokens of the key's limits. On refusal it
-        claims nothing and returns the refusal. `now`: monotonic seconds."""
+        claims nothing and returns the refusal. `now`: monotonic seconds. `again`: an earlier
+        scheduler may have admitted this request, and its front was not told."""
         request = submission.request
         key = _key(submission)
         if key is not None:
-            refusal = self._claim_key(key, request, now)
+            refusal = self._key_refusal(key, request, now, again=again)
             if refusal is not None:
                 return refusal
         limited = self._limiter.admit(
             request.key_id, submission.key_limits, request.prompt_tokens, now, requests=0
         )
         if limited is None:
+            if key is not None:
+                self.on_key_use(
+                    key, self._idempotency.claim(key, request.tenant, client_id(request))
+                )
             return None
-        if key is not None:
-            self._idempotency.end(key, request.tenant, now, remember=False)
         return Refuse(
             request_id=request.request_id,
             reason=RefusalReason.KEY_LIMIT,
@@ -57,15 +65,21 @@ class Claims:
             retry_after_s=limited.retry_after_s,
         )
 
-    def resume(self, submission: Submission) -> bool:
+    def resume(self, submission: Submission, *, has_output: bool) -> bool:
         """Claims again what a request holds that an earlier scheduler has admitted, whatever its
-        limits say now. Returns False, and claims nothing, if another request has its idempotency
-        key."""
+        limits say now. `has_output`: the client may have output. Returns False, and claims nothing,
+        if another request has its idempotency key."""
         request, key = submission.request, _key(submission)
         if key is not None:
-            if self._idempotency.first_request(key, float("-inf")) is not None:
+            use = self._idempotency.use(key)
+            # Another front may have told of this request before its own was back.
+            is_own = use is not None and use.until_s is not None
+            if use is not None and not (is_own and use.request_id == client_id(request)):
                 return False
-            self._idempotency.claim(key, client_id(request))
+            use = self._idempotency.claim(
+                key, request.tenant, client_id(request), has_output=has_output
+            )
+            self.on_key_use(key, use)
         self._limiter.resume(request.key_id, submission.key_limits)
         return True
 
@@ -74,9 +88,34 @@ class Claims:
         for _ in range(count):
             self._limiter.resume(key_id, NO_RATE_LIMITS)
 
-    def remember(self, key: tuple[str, str], tenant: str, first_id: str, until_s: float) -> None:
-        """Remembers the idempotency key of a request that ended at an earlier scheduler."""
-        self._idempotency.remember(key, tenant, first_id, until_s)
+    def changed_levels(self, now: float, *, every: bool = False) -> list[RateLevel]:
+        """See `RateLimiter`."""
+        return self._limiter.changed_levels(now, every=every)
+
+    def restore_levels(self, levels: Iterable[RateLevel], now: float) -> None:
+        """Goes on with the rates of an earlier scheduler."""
+        for level in levels:
+            self._limiter.restore(level, now)
+
+    def remember(self, key: Key, use: KeyUse, until_s: float) -> None:
+        """Remembers the idempotency key of a request of an earlier scheduler."""
+        use = replace(use, until_s=until_s)
+        if self._idempotency.remember(key, use, until_s):
+            self.on_key_use(key, use)
+
+    def note_output(self, submission: Submission) -> None:
+        """The client of a claimed request may have output from now on."""
+        key = _key(submission)
+        if key is not None and (use := self._idempotency.note_output(key)) is not None:
+            self.on_key_use(key, use)
+
+    def idempotency_keys(self) -> list[Key]:
+        """Returns all idempotency keys that are in use or remembered."""
+        return self._idempotency.keys()
+
+    def key_use(self, key: Key) -> KeyUse | None:
+        """Returns the use of an idempotency key; None: there is none."""
+        return self._idempotency.use(key)
 
     def release(
         self, submission: Submission, used_tokens: int, now: float, *, keep_key: bool
@@ -86,10 +125,14 @@ class Claims:
         request = submission.request
         self._limiter.settle(request.key_id, request.prompt_tokens, used_tokens, now)
         if (key := _key(submission)) is not None:
-            self._idempotency.end(key, request.tenant, now, remember=keep_key)
+            self.on_key_use(key, self._idempotency.end(key, now, remember=keep_key))
 
-    def _claim_key(self, key: tuple[str, str], request: Request, now: float) -> Refuse | None:
+    def _key_refusal(self, key: Key, request: Request, now: float, *, again: bool) -> Refuse | None:
         first_id = self._idempotency.first_request(key, now)
+        if again and first_id == client_id(request):
+            use = self._idempotency.use(key)
+            if use is not None and use.until_s is not None and not use.has_ended:
+                return None
         if first_id is not None:
             return Refuse(
                 request_id=request.request_id,
@@ -98,7 +141,6 @@ class Claims:
                 retry_after_s=None,
                 other_request_id=first_id,
             )
-        self._idempotency.claim(key, client_id(request))
         return None
 
 

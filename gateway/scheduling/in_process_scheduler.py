@@ -97,11 +97,8 @@ class InProcessScheduler:
         self.on_fleet: Callable[[FleetView], None] = lambda view: None
         """Called with each new view of the fleet."""
         self._branches = Branches(self.core, self._recorder, clock)
-        self.resumption = Resumption(
-            *(self._requests, self._branches, self.claims, self._budgets),
-            rates=lambda: self._recorder.rates,
-            clock=clock,
-        )
+        held = self._requests, self._branches, self.claims, self._budgets
+        self.resumption = Resumption(*held, rates=lambda: self._recorder.rates, clock=clock)
         self._hedges = Hedges(self._branches, settings.hedges, clock)
         self._configured(placements)
 
@@ -199,9 +196,12 @@ class InProcessScheduler:
         if (claimed := self.begin(submission, deliver)) is not None:
             await self.reserve(claimed)
 
-    def begin(self, submission: Submission, deliver: Deliver) -> ClaimedRequest | None:
+    def begin(
+        self, submission: Submission, deliver: Deliver, *, again: bool = False
+    ) -> ClaimedRequest | None:
         """Submits a branch, as far as that needs no waiting. Returns the request that the caller
-        must pass to `reserve`, because budgets apply to it; None: nothing is left to do."""
+        must `reserve`, because budgets apply to it; None: nothing is left to do. `again`: see
+        `Claims.claim`."""
         if submission.kind is not BranchKind.ORIGINAL:
             self._submit_branch(submission, deliver)
             return None
@@ -209,7 +209,7 @@ class InProcessScheduler:
         if request.request_id in self._requests:
             deliver(request_in_flight(request))
             return None
-        refusal = self.claims.claim(submission, self._clock())
+        refusal = self.claims.claim(submission, self._clock(), again=again)
         if refusal is not None:
             deliver(refusal)
             return None

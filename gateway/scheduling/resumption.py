@@ -13,6 +13,8 @@ from gateway.scheduling.branches import Branches, ClaimedRequest
 from gateway.scheduling.budget_admission import BudgetAdmission, Reservation
 from gateway.scheduling.claims import Claims
 from scheduler.contract import Start
+from scheduler.limits.idempotency import KeyUse
+from scheduler.limits.rate_limit import RateLevel
 from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.metering.settlement import SettledAttempt
 from scheduler.port import AttemptEnd, Deliver, Submission
@@ -20,13 +22,16 @@ from scheduler.port import AttemptEnd, Deliver, Submission
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RememberedKey:
-    """An idempotency key whose request has ended. `left_s`: for which it stays in use."""
+    """An idempotency key of a request. `left_s`: for which it stays in use. `has_output`: the
+    client may have output of the request. `has_ended`: the request is known to have ended."""
 
     key_id: str
     idempotency_key: str
     tenant: str
     client_id: str
     left_s: float
+    has_output: bool = True
+    has_ended: bool = True
 
 
 class Resumption:
@@ -58,6 +63,7 @@ class Resumption:
         *,
         attempts: int,
         charged: Iterable[int | None],
+        may_have_output: bool = False,
     ) -> tuple[ClaimedRequest, bool]:
         """Takes over a client's request, without its branches.
 
@@ -74,7 +80,9 @@ class Resumption:
         )
         amounts = list(charged)
         claimed.charged_nano_usd = sum(amount or 0 for amount in amounts)
-        if request.request_id in self._requests or not self._claims.resume(submission):
+        if request.request_id in self._requests or not self._claims.resume(
+            submission, has_output=may_have_output
+        ):
             return claimed, False
         self._requests[request.request_id] = claimed
         if reservation is not None:
@@ -117,9 +125,20 @@ class Resumption:
         """Takes over slots of a key, each of which `SlotFreed` gives back."""
         self._claims.resume_slots(key_id, count)
 
+    def restore_levels(self, levels: Iterable[RateLevel]) -> None:
+        """Goes on with the rates of keys as an earlier scheduler has left them."""
+        self._claims.restore_levels(levels, self._clock())
+
     def remember(self, keys: Iterable[RememberedKey]) -> None:
-        """Remembers idempotency keys of requests that ended at an earlier scheduler."""
+        """Remembers idempotency keys of requests of an earlier scheduler."""
         now = self._clock()
         for key in sorted(keys, key=lambda each: each.left_s):
             pair = key.key_id, key.idempotency_key
-            self._claims.remember(pair, key.tenant, key.client_id, now + key.left_s)
+            use = KeyUse(
+                tenant=key.tenant,
+                request_id=key.client_id,
+                until_s=None,
+                has_output=key.has_output,
+                has_ended=key.has_ended,
+            )
+            self._claims.remember(pair, use, now + key.left_s)

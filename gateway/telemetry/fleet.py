@@ -20,6 +20,7 @@ from gateway.telemetry import semconv
 from gateway.telemetry.attributes import NANO
 from gateway.telemetry.logs import dropped_lines
 from gateway.telemetry.metric import Metric
+from gateway.telemetry.scheduler_gauges import ALONE, Standing, standing_metrics
 from scheduler.contract import PlacementKind
 from scheduler.limits.breaker import BreakerPhase
 from scheduler.metering.report import KindRates
@@ -74,11 +75,14 @@ class FleetMetrics(Collector):
         sources: Sources,
         dropped: Callable[[], int] = dropped_lines,
         lost_ends: Callable[[], int] = lambda: 0,
+        standing: Callable[[], Standing] = lambda: ALONE,
     ) -> None:
         """`dropped`: log lines that found no room, since the start. `lost_ends`: ends of attempts
-        that fronts could not keep until a scheduler took them; they are lost rows of the ledger."""
+        that fronts could not keep until a scheduler took them; they are lost rows of the ledger.
+        `standing`: who has the scheduler."""
         self._dropped = dropped
         self._lost_ends = lost_ends
+        self._standing = standing
         self._sources = sources
         self._samples: Samples = {}
 
@@ -136,6 +140,7 @@ class FleetMetrics(Collector):
             for labels, value in found:
                 family.add_metric(labels, value)
             yield family
+        yield from standing_metrics(self._standing())
         dropped = semconv.LOG_LINES_DROPPED
         yield CounterMetricFamily(dropped.prometheus, dropped.about, value=self._dropped())
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moegate.demo.client_results import ClientResults, Outcome
 from moegate.demo.cost_comparison import CostComparison
 from moegate.demo.overflows import Overflows
+from moegate.demo.queue_watch import Waiting
 
 COMPLETE = (Outcome.OK_LOCAL, Outcome.OK_REMOTE)
 CUT_SHORT = (Outcome.CANCELLED, Outcome.BROKEN)
@@ -27,6 +28,7 @@ class RunResult:
         usd_per_hour: price of all self-hosted replicas.
         costs: cost of the run, and of the alternatives.
         overflows: when requests went to the remote.
+        most_batch: the queue when most batch requests waited.
     """
 
     planned: int
@@ -39,6 +41,7 @@ class RunResult:
     usd_per_hour: float
     costs: CostComparison
     overflows: Overflows
+    most_batch: Sequence[Waiting] = ()
 
     @property
     def received_tokens(self) -> dict[str, int]:

@@ -23,6 +23,7 @@ from moegate.demo.fleet import Fleet
 from moegate.demo.load import DEADLINE_S, LoadGenerator
 from moegate.demo.overflows import overflows
 from moegate.demo.processes import Processes
+from moegate.demo.queue_watch import QueueWatch
 from moegate.demo.scrape import Scraper
 from moegate.demo.summary import report
 from moegate.demo.table import Snapshot, line, table
@@ -121,6 +122,7 @@ class _Run:
         self._tokens_before: dict[str, int] = {}
         self._start_s = self._end_s = self._clock()
         self._killed: str | None = None
+        self._queue: QueueWatch | None = None
 
     async def load_with_view(self, planned: tuple[PlannedRequest, ...], console: Console) -> None:
         """Sends the load and draws the view. Returns when every request has ended."""
@@ -131,6 +133,7 @@ class _Run:
         }
         self._start_s = self._clock()
         async with fleets.channel(self._fleet.address) as channel:
+            self._queue = QueueWatch(channel, self._fleet.operator_key)
             load = LoadGenerator(channel, fleets.MODEL, self._fleet.keys, self._results)
             async with (
                 asyncio.timeout(self._shape.duration_s + 2 * DEADLINE_S),
@@ -139,6 +142,7 @@ class _Run:
                 beside = [
                     group.create_task(self._draw(console)),
                     group.create_task(self._kill_one()),
+                    group.create_task(self._queue.run()),
                 ]
                 await load.run(planned)
                 for task in beside:
@@ -184,6 +188,7 @@ class _Run:
                 load_s=self._end_s - self._start_s,
             ),
             overflows=overflows(self._results.ended, self._start_s),
+            most_batch=() if self._queue is None else self._queue.most_batch,
         )
 
     async def _draw(self, console: Console) -> None:
@@ -223,6 +228,7 @@ class _Run:
             replicas=[engines[name] for name in self._fleet.replica_urls],
             remotes=[engines[name] for name in self._fleet.remote_urls],
             clients=self._results,
+            waiting=() if self._queue is None else self._queue.now,
             usd_per_hour=self._fleet.usd_per_hour,
             remote_usd_per_mtok=float(fleets.REMOTE_PRICE.output),
             now=self._clock(),

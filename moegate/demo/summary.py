@@ -9,6 +9,7 @@ from rich.table import Table
 from moegate.demo import fleet as fleets
 from moegate.demo.checks import COMPLETE, Check, RunResult
 from moegate.demo.client_results import Outcome, RequestResult, percentile_s
+from moegate.demo.queue_watch import in_words
 from scheduler.contract import SloClass
 
 FIRST_COLUMN_CELLS = 34
@@ -20,6 +21,10 @@ def report(console: Console, result: RunResult, checks: list[Check]) -> None:
     console.print(_requests(result))
     console.print(_latencies(result))
     console.print(_tokens(result))
+    if result.most_batch:
+        words = in_words(result.most_batch)
+        text = f"batch waits for people; in the queue when most of it did: {words}"
+        console.print(text, highlight=False, soft_wrap=True)
     _overflow(console, result)
     _money(console, result)
     console.print()

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from moegate.demo.client_results import WINDOW_S, ClientResults, Outcome, percentile_s
 from moegate.demo.overflows import short_reason
+from moegate.demo.queue_watch import Waiting, in_words
 from moegate.demo.scrape import ScrapedEngine
 
 KV_BAR_CELLS = 6
@@ -23,8 +24,8 @@ LEGEND = "TTFT: time to first token; TPOT: time per output token; waiting: insid
 class Snapshot:
     """Values of both views.
 
-    `usd_per_hour`: price of all self-hosted replicas; `remote_usd_per_mtok`: list price of the
-    remote's output tokens.
+    `waiting`: the gateway's queue by class; `usd_per_hour`: price of all self-hosted replicas;
+    `remote_usd_per_mtok`: list price of the remote's output tokens.
     """
 
     elapsed_s: float
@@ -33,6 +34,7 @@ class Snapshot:
     replicas: Sequence[ScrapedEngine]
     remotes: Sequence[ScrapedEngine]
     clients: ClientResults
+    waiting: Sequence[Waiting]
     usd_per_hour: float
     remote_usd_per_mtok: float
     now: float
@@ -78,10 +80,9 @@ class Snapshot:
         return f"{running} at the remote now, {len(some)} answered in the last 10 s{why}"
 
     @property
-    def in_gateway(self) -> int:
-        """Requests that no engine has: about those in the gateway's queue."""
-        engines = (*self.replicas, *self.remotes)
-        return max(0, self.clients.in_flight - sum(e.running + e.waiting for e in engines))
+    def queued(self) -> int:
+        """Requests in the gateway's queue."""
+        return sum(each.requests for each in self.waiting)
 
 
 def table(snapshot: Snapshot) -> RenderableType:
@@ -97,7 +98,10 @@ def table(snapshot: Snapshot) -> RenderableType:
         else "",
     )
     legend = Text(LEGEND, style="dim")
-    body = (_engines(snapshot), _clients(snapshot), _money(snapshot), _latencies(snapshot))
+    body = (
+        *(_engines(snapshot), _clients(snapshot), _queue(snapshot)),
+        *(_money(snapshot), _latencies(snapshot)),
+    )
     return Group(head, *body, legend)
 
 
@@ -153,7 +157,7 @@ def _clients(snapshot: Snapshot) -> Table:
     cells = {
         "sent": results.submitted,
         "open": results.in_flight,
-        "in queue": snapshot.in_gateway,
+        "in queue": snapshot.queued,
         "ok own": results.count(Outcome.OK_LOCAL),
         "remote": results.count(Outcome.OK_REMOTE),
         "refused": results.count(Outcome.REFUSED),
@@ -165,6 +169,10 @@ def _clients(snapshot: Snapshot) -> Table:
         rows.add_column(name, justify="right")
     rows.add_row(*(str(value) for value in cells.values()))
     return rows
+
+
+def _queue(snapshot: Snapshot) -> Text:
+    return Text.assemble(("queue: ", "bold"), in_words(snapshot.waiting) or "nobody waits")
 
 
 def _money(snapshot: Snapshot) -> Text:
@@ -198,7 +206,8 @@ def line(snapshot: Snapshot) -> str:
     tpot_s = percentile_s((e.tpot_s for e in recent), 50)
     return (
         f"{snapshot.elapsed_s:3.0f} s {snapshot.phase}:"
-        f" running {running}, remote {remote}, queued {snapshot.in_gateway}"
+        f" running {running}, remote {remote},"
+        f" queued {in_words(snapshot.waiting) or 0}"
         f" | sent {results.submitted}, ok {results.count(Outcome.OK_LOCAL)} own"
         f" + {results.count(Outcome.OK_REMOTE)} remote, refused {results.count(Outcome.REFUSED)},"
         f" cancelled {results.count(Outcome.CANCELLED)}, broken {results.count(Outcome.BROKEN)},"

@@ -7,6 +7,8 @@ store is full, the tenant with most remembered keys loses its oldest one before 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from scheduler.limits.tenant_store import TenantStore
 
 REMEMBERED_S = 600.0
@@ -17,6 +19,19 @@ MOST_REMEMBERED = 100_000
 Key = tuple[str, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUse:
+    """Use of a key. `request_id`: of its first request. `until_s`: when it is forgotten; None: the
+    request runs here. `has_output`: the client may have output of it. `has_ended`: it is known to
+    have ended."""
+
+    tenant: str
+    request_id: str
+    until_s: float | None
+    has_output: bool = False
+    has_ended: bool = False
+
+
 class IdempotencyKeys:
     """Keys that are in use or remembered, each with the id of its first request.
 
@@ -24,8 +39,8 @@ class IdempotencyKeys:
     """
 
     def __init__(self, most: int = MOST_REMEMBERED) -> None:
-        self._running: dict[Key, str] = {}
-        self._ended: TenantStore[Key, tuple[str, float]] = TenantStore(most)
+        self._running: dict[Key, KeyUse] = {}
+        self._ended: TenantStore[Key, tuple[KeyUse, float]] = TenantStore(most)
 
     def __len__(self) -> int:
         return len(self._running) + len(self._ended)
@@ -38,25 +53,53 @@ class IdempotencyKeys:
         """Id of the request that holds the key (key id of the caller, value); None if free."""
         self._forget_old(now)
         if key in self._running:
-            return self._running[key]
+            return self._running[key].request_id
         ended = self._ended.get(key)
-        return None if ended is None else ended[0]
+        return None if ended is None or ended[1] <= now else ended[0].request_id
 
-    def claim(self, key: Key, request_id: str) -> None:
-        """Claims a free key."""
-        self._running[key] = request_id
+    def use(self, key: Key) -> KeyUse | None:
+        """Returns the use of a key, which may be over by now; None: there is none."""
+        ended = self._ended.get(key)
+        return self._running.get(key) or (None if ended is None else ended[0])
 
-    def end(self, key: Key, tenant: str, now: float, *, remember: bool) -> None:
-        """Records that the request of a claimed key has ended. `tenant`: its caller's tenant."""
-        request_id = self._running.pop(key)
-        if remember:
-            self._ended.put(tenant, key, (request_id, now + REMEMBERED_S))
+    def claim(self, key: Key, tenant: str, request_id: str, *, has_output: bool = False) -> KeyUse:
+        """Claims a free key, or one that is remembered for this request. `tenant`: its caller's."""
+        self._ended.pop(key)
+        use = KeyUse(tenant=tenant, request_id=request_id, until_s=None, has_output=has_output)
+        self._running[key] = use
+        return use
 
-    def remember(self, key: Key, tenant: str, request_id: str, until_s: float) -> None:
-        """Remembers a request that has ended before this object was made. A key that is known
-        already stays as it is."""
-        if key not in self._running and self._ended.get(key) is None:
-            self._ended.put(tenant, key, (request_id, until_s))
+    def note_output(self, key: Key) -> KeyUse | None:
+        """The client may have output of the request of a claimed key. Returns the use if that is
+        news."""
+        use = self._running.get(key)
+        if use is None or use.has_output:
+            return None
+        self._running[key] = use = replace(use, has_output=True)
+        return use
+
+    def end(self, key: Key, now: float, *, remember: bool) -> KeyUse | None:
+        """Records that the request of a claimed key has ended. Returns how the key is remembered;
+        None: it is free."""
+        use = self._running.pop(key)
+        if not remember:
+            return None
+        until_s = now + REMEMBERED_S
+        use = replace(use, until_s=until_s, has_output=True, has_ended=True)
+        self._ended.put(use.tenant, key, (use, until_s))
+        return use
+
+    def remember(self, key: Key, use: KeyUse, until_s: float) -> bool:
+        """Remembers a request of which this object has been told. A key that is known already stays
+        as it is. Returns whether it was not."""
+        if key in self._running or self._ended.get(key) is not None:
+            return False
+        self._ended.put(use.tenant, key, (use, until_s))
+        return True
+
+    def keys(self) -> list[Key]:
+        """Returns all keys that are in use or remembered."""
+        return [*self._running, *(key for key, _ in self._ended.items())]
 
     def _forget_old(self, now: float) -> None:
         while (oldest := self._ended.oldest()) is not None:

@@ -38,6 +38,18 @@ class Refusal:
     retry_after_s: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLevel:
+    """How full the buckets of a key were when each was last taken from, and how long ago that was.
+    None: nothing was taken."""
+
+    key_id: str
+    requests: float | None
+    requests_ago_s: float
+    tokens: float | None
+    tokens_ago_s: float
+
+
 class _Bucket:
     """A token bucket. It starts full; a negative level is debt."""
 
@@ -58,6 +70,15 @@ class _Bucket:
         """Takes an amount. A negative one is given back, up to the size of the bucket."""
         self._left = min(float(limit), self.left(limit, now) - amount)
         self._at_s = now
+
+    def level(self, now: float) -> tuple[float | None, float]:
+        """What was left at the last change, and the seconds since."""
+        return self._left, max(0.0, now - self._at_s)
+
+    def restore(self, left: float | None, at_s: float) -> None:
+        """Puts a level of an earlier bucket back, unless this one has changed since."""
+        if left is not None and (self._left is None or self._at_s < at_s):
+            self._left, self._at_s = left, at_s
 
 
 class _Account:
@@ -82,6 +103,8 @@ class RateLimiter:
 
     def __init__(self) -> None:
         self._accounts: dict[str, _Account] = {}
+        self._changed: set[str] = set()
+        """Keys whose buckets have changed since `changed_levels`."""
 
     def retain(self, key_ids: Collection[str]) -> None:
         """Drops the state of all other keys. That of a key whose requests still run is dropped when
@@ -106,6 +129,7 @@ class RateLimiter:
         refusal = _refusal("requests_per_minute", limit, bucket, 1, now)
         if refusal is None:
             bucket.take(1, limit, now)
+            self._changed.add(key_id)
         return refusal
 
     def take_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
@@ -138,6 +162,7 @@ class RateLimiter:
             if limit is not None:
                 bucket.take(amount, limit, now)
         account.running += 1
+        self._changed.add(key_id)
         return None
 
     def resume(self, key_id: str, limits: RateLimits) -> None:
@@ -185,6 +210,35 @@ class RateLimiter:
         limit = account.limits.tokens_per_minute
         if limit is not None:
             account.tokens.take(used - reserved, limit, now)
+            self._changed.add(key_id)
+
+    def changed_levels(self, now: float, *, every: bool = False) -> list[RateLevel]:
+        """Returns the levels of keys that have changed since the last call. `every`: of all."""
+        keys = list(self._accounts) if every else list(self._changed)
+        self._changed.clear()
+        found = []
+        for key_id in keys:
+            account = self._accounts.get(key_id)
+            if account is not None:
+                requests, requests_ago_s = account.requests.level(now)
+                tokens, tokens_ago_s = account.tokens.level(now)
+                level = RateLevel(
+                    key_id=key_id,
+                    requests=requests,
+                    requests_ago_s=requests_ago_s,
+                    tokens=tokens,
+                    tokens_ago_s=tokens_ago_s,
+                )
+                found.append(level)
+        return found
+
+    def restore(self, level: RateLevel, now: float) -> None:
+        """Goes on with the buckets of an earlier limiter, where this one has none that are
+        newer."""
+        account = self._account(level.key_id)
+        account.requests.restore(level.requests, now - level.requests_ago_s)
+        account.tokens.restore(level.tokens, now - level.tokens_ago_s)
+        self._changed.add(level.key_id)
 
     def _account(self, key_id: str) -> _Account:
         account = self._accounts.get(key_id)

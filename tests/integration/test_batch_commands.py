@@ -79,6 +79,17 @@ async def test_from_file_to_results(moegate: Command, file: Path, tmp_path: Path
     assert (status, "there is nothing to cancel" in err) == (1, True)
 
 
+async def test_a_file_is_quoted(moegate: Command, file: Path) -> None:
+    status, out, err = await moegate("quote", str(file), "--within", "2h")
+    assert status == 0, err
+    assert "requests   2\n" in out
+    assert "2: the line is no JSON object" in out
+    assert "own        unknown" in out  # there are no prices
+    assert "ends about unknown" in out
+    status, out, _ = await moegate("list")
+    assert "batch_" not in out
+
+
 async def test_a_job_is_cancelled(moegate: Command, file: Path, script: Scripted) -> None:
     script.frames, script.end = (), "hang"
     status, out, _ = await moegate("submit", str(file), "--endpoint", CHAT)

@@ -204,3 +204,60 @@ async def test_a_tier_without_a_price_is_a_fault_of_the_configuration(tmp_path: 
     with pytest.raises(ConfigError, match="far of acme/moe has no batch_usd_per_mtok"):
         async with serving.serving_in(tmp_path, settings, ready=False):
             pass
+
+
+async def test_a_job_is_quoted_at_own_servers_and_at_a_remote(tmp_path: Path) -> None:
+    upstream = Counting()
+    async with counting(upstream):
+        far = structs.replace(serving.remote("http://127.0.0.1:1"), price_row="acme/moe")
+        settings = serving.config(pools=[serving.pool([upstream.url])], remotes=[far])
+        async with serving.serving_in(
+            tmp_path, priced(settings, tmp_path, OWN + FAR), ready=False
+        ) as gateway:
+            await serving.until_serving(gateway.gateway, 1)
+            stub = batch_pb2_grpc.BatchServiceStub(gateway.channel)
+            by_messages = await stub.QuoteBatch(
+                iter(batch_pb2.QuoteBatchRequest(batch=item(name)) for name in "abc"),
+                metadata=METADATA,
+            )
+            content = b"\n".join(
+                line(name, model=MODEL, body={**chat_body(), "max_tokens": 4}) for name in "ab"
+            )
+            unknown = line("c", model="nobody")
+            by_lines = await stub.QuoteBatch(
+                iter(
+                    [
+                        batch_pb2.QuoteBatchRequest(
+                            batch=batch_pb2.SubmitBatchRequest(
+                                openai_lines=content, endpoint="/v1/chat/completions"
+                            )
+                        )
+                    ]
+                ),
+                metadata=METADATA,
+            )
+            refused = await stub.QuoteBatch(
+                iter(
+                    [
+                        batch_pb2.QuoteBatchRequest(
+                            batch=batch_pb2.SubmitBatchRequest(
+                                openai_lines=unknown, endpoint="/v1/chat/completions"
+                            )
+                        )
+                    ]
+                ),
+                metadata=METADATA,
+            )
+            listed = await stub.ListBatches(batch_pb2.ListBatchesRequest(), metadata=METADATA)
+    for quote, count in ((by_messages, 3), (by_lines, 2)):
+        assert (quote.requests, quote.sampled, quote.refused) == (count, count, 0)
+        # Four times the price of batch work, for the same tokens.
+        [remote] = quote.remotes
+        assert (remote.remote, remote.nano_usd) == ("far", 4 * quote.own_nano_usd)
+        assert quote.own_nano_usd == quote.prompt_tokens * 500 + quote.output_tokens * 5_000
+        assert quote.output_tokens <= 4 * count
+        assert not quote.HasField("end")  # no minute has been measured yet
+    assert (refused.refused, refused.HasField("own_nano_usd")) == (1, False)
+    assert "'nobody' is not served here" in refused.refusal
+    assert upstream.requests == 0
+    assert not listed.batches

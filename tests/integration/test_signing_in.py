@@ -45,7 +45,10 @@ RULES = (
 )
 
 
-def with_provider(issuer: str, folder: Path, **changed: Any) -> GatewayConfig:
+def with_provider(
+    issuer: str, folder: Path, *, public_url: str = PUBLIC_URL, **changed: Any
+) -> GatewayConfig:
+    """A configuration with a console whose people sign in with the provider."""
     secret = folder / "client-secret"
     secret.write_text(CLIENT_SECRET)
     oidc: dict[str, Any] = {
@@ -56,7 +59,7 @@ def with_provider(issuer: str, folder: Path, **changed: Any) -> GatewayConfig:
         "rules": RULES,
         "name": "the company",
     }
-    console = ConsoleConfig(public_url=PUBLIC_URL, oidc=OidcConfig(**(oidc | changed)))
+    console = ConsoleConfig(public_url=public_url, oidc=OidcConfig(**(oidc | changed)))
     return msgspec.structs.replace(SETTINGS, console=console)
 
 
@@ -70,7 +73,8 @@ class Both:
 
 @contextlib.asynccontextmanager
 async def both(folder: Path, **client: Any) -> AsyncIterator[Both]:
-    changed = {"client_secret": None} if "token_endpoint_auth_method" in client else {}
+    is_public = "token_endpoint_auth_method" in client
+    changed: dict[str, Any] = {"client_secret": None} if is_public else {}
     async with serving_provider(**client) as provider:
         settings = with_provider(provider.issuer, folder, **changed)
         async with serving_console(settings, ready=False) as console:

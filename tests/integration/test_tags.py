@@ -85,6 +85,16 @@ async def test_tags_reach_the_ledger_and_its_reports(
                 ("ads", "u4", 1),
                 ("search", "u1", 3),
             ]
+            only = ("--label", "team=search", "--label", "app=chat", "--json", "--target", target)
+            status = await asyncio.to_thread(main, ["usage", "requests", *only])
+            assert (status, len(json.loads(capsys.readouterr().out))) == (0, 3)
+            mine = ("--end-user", "u4", "--json", "--target", target)
+            status = await asyncio.to_thread(main, ["usage", "requests", *mine])
+            assert (status, len(json.loads(capsys.readouterr().out))) == (0, 1)
+            wrong = usage_pb2.ListRequestsRequest(labels={"a'b": "x"})
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.ListRequests(wrong, metadata=METADATA)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize(

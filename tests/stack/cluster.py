@@ -26,6 +26,9 @@ from tests.stack.helm import ROOT
 from tests.stack.networks import Network, Networks
 
 READY_S = 120.0
+NOW = ("-m", "moegate")
+BEFORE = ("-m", "tests.stack.version_before")
+"""Speaks the version before between gateways."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -54,13 +57,14 @@ class Member:
     log: Path
     network: Network | None = None
     process: asyncio.subprocess.Process | None = None
+    command: tuple[str, ...] = NOW
 
     async def start(self) -> None:
         """Starts it; returns when it serves."""
         with self.log.open("ab") as output:
             self.process = await asyncio.create_subprocess_exec(
                 *(() if self.network is None else self.network.wrap),
-                *(sys.executable, "-m", "moegate", "serve", str(self.file)),
+                *(sys.executable, *self.command, "serve", str(self.file)),
                 stdout=output,
                 stderr=output,
                 cwd=ROOT,
@@ -132,10 +136,12 @@ async def cluster(
     members: int,
     nets: Networks | None = None,
     lease_s: float = 3.0,
+    catalog: str = "",
     **config: Any,
 ) -> AsyncIterator[Cluster]:
     """Makes a cluster whose members are not started. `nets`: a network for each of them. `config`:
-    further parts of its file. All of them have ended when the context is left."""
+    further parts of its file. `catalog`: its price catalog. All of them have ended when the context
+    is left."""
     write_certificates(folder)
     host = "127.0.0.1" if nets is None else nets.host
     (folder / "dsn").write_text(dsn.replace("127.0.0.1", host))
@@ -143,6 +149,9 @@ async def cluster(
     engines = [url.replace("127.0.0.1", host) for url in engines]
     ports = free_ports(2 * members)
     found = []
+    if catalog:
+        (folder / "prices.yaml").write_text(catalog)
+        config = {**config, "prices": {"catalog": "prices.yaml"}}
     for i in range(members):
         listen, link = ports[2 * i : 2 * i + 2]
         here = "127.0.0.1" if nets is None else nets.each[i].address

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import kubernetes_validate
@@ -136,6 +137,27 @@ def test_a_port_is_there_when_it_is_wanted(helm: Helm, name: str) -> None:
     assert {"port": ports[name]} in allowed
     without = yaml.safe_load(helm.render({"config": REMOTE}).config)
     assert f"{name}_listen" not in without["server"]
+
+
+def test_people_sign_in_to_the_console_as_the_values_say(helm: Helm) -> None:
+    rules = [{"value": "platform", "role": "operator", "tenant": "ops"}]
+    secret = {"file": "../console/oidc-client-secret"}
+    oidc: dict[str, Any] = {"issuer": "https://idp.example", "client_id": "moegate"}
+    oidc |= {"rules": rules, "client_secret": secret}
+    values = {"enabled": True, "existingSecret": "s", "publicUrl": "https://a.b", "oidc": oidc}
+    rendered = helm.render({"config": REMOTE, "console": values})
+    config = yaml.safe_load(rendered.config)["console"]
+    assert config["oidc"] == oidc
+    assert config["public_url"] == "https://a.b"
+    pod = pod_of(rendered)
+    mounts = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
+    folder = PurePosixPath(mounts["config"]) / config["session_secret"]["file"]
+    assert folder.parent == PurePosixPath(mounts["config"]) / "../console"
+    assert mounts["console"] == "/etc/moegate/console"
+    (volume,) = (each for each in pod["volumes"] if each["name"] == "console")
+    assert volume["secret"]["secretName"] == "s"
+    without = helm.render({"config": REMOTE, "console": {"existingSecret": "s"}})
+    assert "console" not in yaml.safe_load(without.config)
 
 
 def test_the_grace_period_outlasts_the_longest_stream(helm: Helm) -> None:
@@ -351,6 +373,14 @@ REFUSED: list[tuple[Mapping[str, Any], str]] = [
     ({"config": SHARED, "autoscaling": {"mode": "both"}}, "autoscaling.mode"),
     ({"config": REMOTE, "podMonitor": {"enabled": True}, "metrics": {"enabled": False}}, "no page"),
     ({"config": REMOTE, "grpcRoute": {"enabled": True}}, "name the Gateway"),
+    (
+        {"config": SHARED, "replicaCount": 2, "console": {"enabled": True}},
+        "console.existingSecret: several gateways share the sessions",
+    ),
+    (
+        {"config": REMOTE, "console": {"enabled": True, "oidc": {"issuer": "https://a.b"}}},
+        "console.oidc|client_id",
+    ),
     ({"config": REMOTE, "httpRoute": {"enabled": True}}, "httpRoute.parentRefs: name the Gateway"),
     (
         {"config": REMOTE, "httpRoute": {"enabled": True, "parentRefs": [{"name": "g"}]}},

@@ -20,7 +20,7 @@ from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.values import SecretConfig
 from gateway.leadership.candidate import MARGIN
 from gateway.leadership.leadership import Leadership, lease_clock
-from gateway.leadership.lease_row import LeaseRow
+from gateway.leadership.lease_row import LeaderBefore, LeaseRow
 from scheduler.budgets.budget_window import Period
 from tests.ledgers import settled
 from tests.stack.postgres import Postgres
@@ -113,6 +113,30 @@ async def test_the_connection_shows_whether_the_process_lives(postgres: Postgres
             await asyncio.sleep(0.01)
     assert leader.term == 2
     await two.close()
+
+
+async def test_the_next_leader_knows_which_fronts_to_expect(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("expected")
+    one, two = await asyncio.gather(lease_row(dsn), lease_row(dsn, "two"))
+    for row in (one, two):
+        row.fronts = lambda: 3
+    assert await one.take("h:1", 3, 0)
+    assert await one.renew(1)
+    await one.release(1)
+    assert await two.take("h:2", 3, 0)
+    assert two.before == LeaderBefore(3, complete=True), "its own front comes back, too"
+    assert await two.renew(2)
+    await two.close()
+    async with asyncio.timeout(WAIT_S):  # until the database has noticed
+        while not await one.take("h:1", 3, 2):
+            await asyncio.sleep(0.01)
+    assert one.before == LeaderBefore(2, complete=False, gone=True)
+    assert await one.renew(3)
+    async with asyncio.timeout(WAIT_S):
+        while not await two.take("h:2", 3, 0):
+            await asyncio.sleep(0.05)
+    assert two.before == LeaderBefore(2, complete=False), "stopped or cut off, it may come back"
+    await asyncio.gather(one.close(), two.close())
 
 
 async def test_a_notification_comes_before_the_next_look(postgres: Postgres) -> None:

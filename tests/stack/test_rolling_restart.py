@@ -94,6 +94,13 @@ class Load:
             tokens = 300 if number % 4 == 0 else 30
             request = chat_request(max_output_tokens=tokens, ignore_eos=True)
             try:
+                if number % 4 == 1:
+                    once = inference_pb2.GenerateOnceRequest(request=request)
+                    answer = await self.stub.GenerateOnce(once, metadata=METADATA, timeout=BOUND_S)
+                    assert answer.done.usage.completion_tokens == tokens
+                    self.ended["answers"] += 1
+                    self.ended["well"] += 1
+                    continue
                 call = self.stub.Generate(request, metadata=METADATA, timeout=BOUND_S)
                 seen = await read_stream(call)
             except grpc.aio.AioRpcError as error:

@@ -17,6 +17,7 @@ DAY_US = 86_400_000_000
 GROUPS = (
     *[(), (Group.TENANT, Group.KEY), (Group.HOUR,), (Group.MONTH,), (Group.WEEK, Group.MODEL)],
     *[(Group.SESSION, Group.DAY), (Group.SESSION, Group.PLACEMENT), (Group.YEAR, Group.KIND)],
+    *[(Group.SESSION,), (Group.SESSION, Group.MODEL)],
     *[(Group.END_USER,), (Group.LABEL, Group.DAY), (Group.LABEL, Group.END_USER)],
 )
 
@@ -53,6 +54,13 @@ async def test_two_gateways_write_and_sum_at_once(postgres: Postgres) -> None:
                 assert {row.group: _known(asdict(row)) for row in found} == {
                     group: _known(sums) for group, sums in wanted.items()
                 }
+                if groups in ((Group.SESSION,), (Group.END_USER,), (Group.SESSION, Group.MODEL)):
+                    dearest = await second.read(
+                        lambda tx: spend(tx, selection, groups, Order.SPEND, 2, label=LABEL)  # noqa: B023
+                    )
+                    amounts = sorted((row.charged_nano_usd for row in found), reverse=True)
+                    assert [row.charged_nano_usd for row in dearest] == amounts[:2]
+                    assert all(row in found for row in dearest)
     finally:
         await first.close()
         await second.close()

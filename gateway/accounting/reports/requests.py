@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from gateway.accounting.ledger.database import Dialect, Row, Tx
 from gateway.accounting.ledger.queries import Selection
+from gateway.accounting.rollups.columns import label_value
 
 
 class RequestOrder(enum.StrEnum):
@@ -21,12 +23,15 @@ class RequestOrder(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFilter:
-    """Which requests; "" selects every value, `min_charged_nano_usd` 0 every charge."""
+    """Which requests; "" selects every value, `min_charged_nano_usd` 0 every charge. `labels`:
+    values by key, all of which a request must have."""
 
     selection: Selection
     session_id: str = ""
     placement: str = ""
     outcome: str = ""
+    end_user: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
     min_charged_nano_usd: int = 0
 
 
@@ -83,9 +88,12 @@ async def list_requests(
 
     where = "ended_unix_us >= $1 AND ended_unix_us < $2 AND request_id <> ''"
     having = []
-    for column, text in [*selection.filters(), ("session_id", wanted.session_id)]:
+    of_request = (("session_id", wanted.session_id), ("end_user", wanted.end_user))
+    for column, text in [*selection.filters(), *of_request]:
         if text:
             where += f" AND {column} = {value(text)}"
+    for key, text in wanted.labels.items():
+        where += f" AND {label_value(tx.dialect, key)} = {value(text)}"
     for column, text in (("placement", wanted.placement), ("outcome", wanted.outcome)):
         if text:
             having.append(f"SUM(CASE WHEN {column} = {value(text)} THEN 1 ELSE 0 END) > 0")

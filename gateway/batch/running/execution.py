@@ -9,6 +9,7 @@ from typing import Protocol
 from gateway.auth.authenticator import Caller
 from gateway.batch.intake import ItemHead
 from gateway.batch.jobs import NO_TOKENS, Item, JobTerms, JobTokens
+from gateway.batch.quotes import ItemQuote
 from gateway.batch.running.retries import Retry
 from gateway.domain.outcomes import Finished
 from scheduler.contract import SloClass
@@ -86,6 +87,9 @@ class Execution(Protocol):
 
     async def run(self, call: ItemCall) -> ItemAnswer:
         """Runs an item through the pipeline. A failure is an answer."""
+
+    async def quote(self, call: ItemCall) -> ItemQuote:
+        """Quotes an item, which is not run. Raises ItemRefused."""
 
     def failed(self, job_id: str, item: Item, code: str, message: str) -> bytes:
         """The result of an item that the batch lane itself ends: its job was cancelled, its time or

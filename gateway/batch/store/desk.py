@@ -22,6 +22,7 @@ from gateway.batch.port import (
     PageQuery,
     ResultQuery,
 )
+from gateway.batch.quotes import BatchQuote
 from gateway.batch.store import files, items, jobs
 from gateway.config.batch import BatchConfig
 
@@ -45,6 +46,8 @@ class BatchDesk:
         self._bounds = bounds
         self._now_us = now_us
         self._on_change = on_change
+        self.quotes: Callable[[Owner, JobDraft], Awaitable[BatchQuote]] | None = None
+        """Quotes jobs while the lane runs."""
 
     async def create_file(self, owner: Owner, draft: FileDraft) -> FileInfo:
         """See `BatchPort`."""
@@ -189,6 +192,15 @@ class BatchDesk:
         await self._write(insert)
         self._on_change()
         return job
+
+    async def quote(self, owner: Owner, draft: JobDraft) -> BatchQuote:
+        """See `BatchPort`."""
+        if self.quotes is None:
+            raise BatchRefused(BatchReason.UNAVAILABLE, "the batch lane does not run here now")
+        try:
+            return await self.quotes(owner, draft)
+        except LedgerUnavailable as error:
+            raise _unavailable(error) from error
 
     async def job(self, owner: Owner, job_id: str) -> Job:
         """See `BatchPort`."""

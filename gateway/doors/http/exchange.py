@@ -56,6 +56,14 @@ class Services:
     batches: BatchPort
 
 
+class CallMade(Exception):
+    """The call of an exchange that is only quoted."""
+
+    def __init__(self, call: GenerateCall) -> None:
+        super().__init__()
+        self.call = call
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Exchange:
     """A request with a known key.
@@ -72,6 +80,7 @@ class Exchange:
         start: the last placement that the request was sent to; None: none yet.
         failed: what ended a stream after its status line; None: nothing.
         finished: the summary of a generation that succeeded; None: none yet.
+        is_quoted: the call is made, and not run: `generate_call` raises `CallMade`.
         default_end_user: of an item of a batch that names none.
         on_start: called as `GenerateCall.on_start`; None: nobody asks.
     """
@@ -90,6 +99,7 @@ class Exchange:
     finished: Finished | None = None
     given_body: bytes = b""
     default_end_user: str = ""
+    is_quoted: bool = False
     on_start: Callable[[Start], None] | None = None
 
     async def body(self, decode: Callable[[bytes], T], *, has_token_ids: bool = False) -> T:
@@ -133,7 +143,7 @@ class Exchange:
         admission = self.services.pipeline.admission
         estimate = await admission.estimate(generation, self.caller.tenant)
         generation = await self._fitted(replace(generation, hops=terms.hops), estimate)
-        return GenerateCall(
+        call = GenerateCall(
             generation=generation,
             caller=self.caller,
             remaining_s=terms.remaining_s,
@@ -157,6 +167,9 @@ class Exchange:
             prompt_tokens=estimate,
             on_start=self._started,
         )
+        if self.is_quoted:
+            raise CallMade(call)
+        return call
 
     def _end_user(self, by_body: str | None) -> str:
         return by_body if by_body and is_end_user(by_body) else self.default_end_user

@@ -45,11 +45,10 @@ _SPECULATION = {
 """The same of speculative decoding; 0 without the series."""
 _TRANSFERS = b"vllm:nixl_xfer_time_seconds_count"
 _TRANSFERS_S = b"vllm:nixl_xfer_time_seconds_sum"
-_FAILED_TRANSFERS = b"vllm:nixl_num_failed_transfers_total"
 _PROMPT_BY_SOURCE = b"vllm:prompt_tokens_by_source_total"
 _TRANSFERRED = b'source="external_kv_transfer"'
 """Label of prompt tokens that came from another engine."""
-_STAGE_SERIES = frozenset((_TRANSFERS, _TRANSFERS_S, _FAILED_TRANSFERS, _PROMPT_BY_SOURCE))
+_STAGE_SERIES = frozenset((_TRANSFERS, _TRANSFERS_S, _PROMPT_BY_SOURCE))
 """Of disaggregated replicas. Only vLLM's NIXL connector counts its transfers."""
 _WANTED = frozenset(
     (
@@ -209,7 +208,6 @@ def _transfers(
         seconds=sum(values[_TRANSFERS_S]),
         requests=requests,
         tokens=round(sum(values[_PROMPT_BY_SOURCE])),
-        failed=round(sum(values[_FAILED_TRANSFERS])),
     )
 
 

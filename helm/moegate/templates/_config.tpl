@@ -9,6 +9,17 @@
 {{- end -}}
 {{- if .Values.console.enabled -}}
 {{- $_ := set $server "console_listen" "[::]:8090" -}}
+{{- $console := dig "console" dict $config -}}
+{{- if .Values.console.existingSecret -}}
+{{- $_ := set $console "session_secret" (dict "file" "../console/session-secret") -}}
+{{- end -}}
+{{- with .Values.console.publicUrl -}}
+{{- $_ := set $console "public_url" . -}}
+{{- end -}}
+{{- with .Values.console.oidc -}}
+{{- $_ := set $console "oidc" . -}}
+{{- end -}}
+{{- $_ := set $config "console" $console -}}
 {{- end -}}
 {{- if include "moegate.scalesByMoney" . -}}
 {{- $_ := set $server "scaler_listen" "[::]:50053" -}}

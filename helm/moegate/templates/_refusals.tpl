@@ -18,6 +18,12 @@
 {{- if and (include "moegate.isShared" .) (ne (include "moegate.ledgerKind" .) "postgres") -}}
 {{- fail (printf "\nreplicaCount %d, autoscaling.mode %s: more than one gateway needs the PostgreSQL ledger, because budgets would not hold between them: set config.ledger.postgres, or keep one replica" (int .Values.replicaCount) .Values.autoscaling.mode) -}}
 {{- end -}}
+{{- if and .Values.console.enabled (or .Values.cluster.enabled (include "moegate.isShared" .)) (not .Values.console.existingSecret) -}}
+{{- fail "\nconsole.existingSecret: several gateways share the sessions of the console, and so their secret: name a Secret with session-secret" -}}
+{{- end -}}
+{{- if and .Values.console.oidc (not .Values.console.publicUrl) -}}
+{{- fail "\nconsole.publicUrl: the OIDC provider sends people back there: give the address of the console in browsers" -}}
+{{- end -}}
 {{- if hasKey $config "cluster" -}}
 {{- fail "\nconfig.cluster: the chart sets it: see cluster" -}}
 {{- end -}}

@@ -96,7 +96,7 @@ async def _undrain(stub: Stub, args: argparse.Namespace) -> None:
 
 async def _reload(stub: Stub, args: argparse.Namespace) -> None:
     answer = await call_method(args, stub.Reload, admin_pb2.ReloadRequest(), TIMEOUT_S)
-    print(f"reloaded; changed: {', '.join(answer.changes) or 'nothing'}")
+    print(f"reloaded; changed: {'; '.join(answer.changes) or 'nothing'}")
 
 
 async def _budgets(stub: Stub, args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 import sys
@@ -20,6 +21,7 @@ from moegate.cli.views.batches import (
     ENDED,
     batch_table,
     print_batch,
+    print_quote,
     progress_bar,
     result_line,
     show_progress,
@@ -40,19 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments and the function that runs the command."""
     kinds = parser.add_subparsers(required=True, metavar="KIND")
     submit = kinds.add_parser("submit", help="hand in a file: one request a line")
-    submit.add_argument("file", help="in the format of OpenAI's Batch API; - for standard input")
-    submit.add_argument("--endpoint", help="path that each line names (that of the first line)")
-    submit.add_argument("--within", type=_seconds, metavar="TIME", help="2h, 7d (24h)")
-    submit.add_argument("--max-cost", type=_nano_usd, metavar="USD", help="of the whole job")
-    submit.add_argument("--local-only", action="store_true", help="own servers only")
-    submit.add_argument(
-        "--metadata", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="kept"
-    )
-    submit.add_argument(
-        "--label", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="for reports"
-    )
+    _add_job_arguments(submit)
     submit.add_argument("--wait", action="store_true", help="show progress until it has ended")
     submit.set_defaults(run=lambda args: run_command(_submit(args)))
+    quote = kinds.add_parser("quote", help="what a file would cost and when it would have ended")
+    _add_job_arguments(quote)
+    quote.set_defaults(run=lambda args: run_command(_quote(args)))
     listed = kinds.add_parser("list", help="jobs of the key's tenant, newest first")
     listed.add_argument("--limit", type=int, default=20, help="jobs (%(default)s)")
     listed.set_defaults(run=lambda args: run_command(_list(args)))
@@ -68,30 +63,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     results.set_defaults(run=lambda args: run_command(_results(args)))
     for kind in (get, cancel, results):
         kind.add_argument("batch_id", help="id of the job")
-    for kind in (submit, listed, get, cancel, results):
+    for kind in (submit, quote, listed, get, cancel, results):
         add_channel_arguments(kind)
+
+
+def _add_job_arguments(submit: argparse.ArgumentParser) -> None:
+    submit.add_argument("file", help="in the format of OpenAI's Batch API; - for standard input")
+    submit.add_argument("--endpoint", help="path that each line names (that of the first line)")
+    submit.add_argument("--within", type=_seconds, metavar="TIME", help="2h, 7d (24h)")
+    submit.add_argument("--max-cost", type=_nano_usd, metavar="USD", help="of the whole job")
+    submit.add_argument("--local-only", action="store_true", help="own servers only")
+    submit.add_argument(
+        "--metadata", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="kept"
+    )
+    submit.add_argument(
+        "--label", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="for reports"
+    )
+
+
+async def _quote(args: argparse.Namespace) -> None:
+    with _opened(args.file) as file:
+        job = _messages(args, file)
+
+        async def messages() -> AsyncIterator[batch_pb2.QuoteBatchRequest]:
+            for message in job:
+                yield batch_pb2.QuoteBatchRequest(batch=message)
+
+        async with open_channel(args) as channel:
+            stub = batch_pb2_grpc.BatchServiceStub(channel)
+            answer = await stub.QuoteBatch(
+                messages(), metadata=call_metadata(args), timeout=SUBMIT_S
+            )
+    print_quote(answer)
 
 
 async def _submit(args: argparse.Namespace) -> None:
     with _opened(args.file) as file:
-        pieces = _pieces(file)
-        head = next(pieces, b"")
-        first = batch_pb2.SubmitBatchRequest(
-            openai_lines=head,
-            endpoint=args.endpoint or _endpoint(head),
-            metadata=dict(args.metadata),
-            labels=dict(args.label),
-        )
-        first.data_policy.local_only = args.local_only
-        if args.within is not None:
-            first.complete_before.FromSeconds(round(time.time() + args.within))
-        if args.max_cost is not None:
-            first.max_cost_nano_usd = args.max_cost
+        job = _messages(args, file)
 
         async def messages() -> AsyncIterator[batch_pb2.SubmitBatchRequest]:
-            yield first
-            for piece in pieces:
-                yield batch_pb2.SubmitBatchRequest(openai_lines=piece)
+            for message in job:
+                yield message
 
         async with open_channel(args) as channel:
             stub = batch_pb2_grpc.BatchServiceStub(channel)
@@ -102,6 +114,26 @@ async def _submit(args: argparse.Namespace) -> None:
             if args.wait:
                 args.batch_id = answer.batch.batch_id
                 print_batch(await _until_ended(args, stub))
+
+
+def _messages(args: argparse.Namespace, file: BinaryIO) -> Iterator[batch_pb2.SubmitBatchRequest]:
+    """The settings of a job with the first piece of its file, then the other pieces. Raises
+    CommandFailed."""
+    pieces = _pieces(file)
+    head = next(pieces, b"")
+    first = batch_pb2.SubmitBatchRequest(
+        openai_lines=head,
+        endpoint=args.endpoint or _endpoint(head),
+        metadata=dict(args.metadata),
+        labels=dict(args.label),
+    )
+    first.data_policy.local_only = args.local_only
+    if args.within is not None:
+        first.complete_before.FromSeconds(round(time.time() + args.within))
+    if args.max_cost is not None:
+        first.max_cost_nano_usd = args.max_cost
+    rest = (batch_pb2.SubmitBatchRequest(openai_lines=piece) for piece in pieces)
+    return itertools.chain([first], rest)
 
 
 async def _list(args: argparse.Namespace) -> None:

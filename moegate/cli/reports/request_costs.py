@@ -27,7 +27,7 @@ ORDERS = {
     "duration": usage_pb2.REQUEST_ORDER_DURATION,
     "ended": usage_pb2.REQUEST_ORDER_ENDED,
 }
-FILTERS = ("tenant", "key_id", "model", "placement", "session_id", "outcome")
+FILTERS = ("tenant", "key_id", "model", "placement", "session_id", "outcome", "end_user")
 HEADER = (
     *("request_id", "tenant", "key_id", "session_id", "model", "slo_class", "placements"),
     *("outcome", "attempts", "started_at", "ended_at", "prompt_tokens", "cached_tokens"),
@@ -43,6 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name.replace('_', '-')}", default="", help=f"only this {name.replace('_', ' ')}"
         )
     parser.add_argument(
+        "--label",
+        type=_label,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only with this label; several times: with all of them",
+    )
+    parser.add_argument(
         "--min-usd", type=Decimal, default=Decimal(0), help="only of this charge or more"
     )
     parser.add_argument("--limit", type=int, default=20, help="requests (%(default)s)")
@@ -51,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_channel_arguments(parser)
     add_window_arguments(parser)
     parser.set_defaults(run=run)
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals or not value:
+        raise argparse.ArgumentTypeError(f"{text}: such as team=search")
+    return key, value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,6 +78,7 @@ async def _requests(args: argparse.Namespace) -> None:
         order_by=ORDERS[args.order],
         limit=args.limit,
         min_charged_nano_usd=int(args.min_usd * NANO_USD),
+        labels=dict(args.label),
         **{name: getattr(args, name) for name in FILTERS},
     )
     set_window(request, args)

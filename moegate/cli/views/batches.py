@@ -69,6 +69,26 @@ def print_batch(batch: batch_pb2.Batch) -> None:
         print(f"ends about {_time(batch.estimated_end)}")
 
 
+def print_quote(quote: batch_pb2.QuoteBatchResponse) -> None:
+    """Prints what a job would cost, and when it would have ended."""
+    of = "" if quote.sampled >= quote.requests else f", by {quote.sampled} of them"
+    print(f"requests   {quote.requests}{of}")
+    if quote.bad_lines:
+        print(f"bad lines  {quote.bad_lines}")
+        for fault in quote.faults[:SHOWN_FAULTS]:
+            print(f"           {fault.line}: {fault.message}")
+    if quote.refused:
+        print(f"refused    {quote.refused} of {quote.sampled}: {quote.refusal}")
+    print(f"tokens     {quote.prompt_tokens:,} in, {quote.output_tokens:,} out expected")
+    own = f"${_usd(quote.own_nano_usd)}" if quote.HasField("own_nano_usd") else "unknown"
+    print(f"own        {own}")
+    for each in quote.remotes:
+        print(f"at {each.remote:<7} ${_usd(each.nano_usd)}")
+    print(f"ahead      {quote.ahead} requests of other batches")
+    end = _time(quote.end) if quote.HasField("end") else "unknown"
+    print(f"ends about {end}, to end before {_time(quote.complete_before)}")
+
+
 def progress_bar() -> Progress:
     """A bar on standard error."""
     return Progress(

@@ -136,6 +136,50 @@ class SubmitBatchResponse(_message.Message):
     batch: Batch
     def __init__(self, batch: _Optional[_Union[Batch, _Mapping]] = ...) -> None: ...
 
+class QuoteBatchRequest(_message.Message):
+    __slots__ = ("batch",)
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    batch: SubmitBatchRequest
+    def __init__(self, batch: _Optional[_Union[SubmitBatchRequest, _Mapping]] = ...) -> None: ...
+
+class QuoteBatchResponse(_message.Message):
+    __slots__ = ("requests", "bad_lines", "faults", "sampled", "refused", "refusal", "prompt_tokens", "output_tokens", "own_nano_usd", "remotes", "ahead", "end", "complete_before")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    BAD_LINES_FIELD_NUMBER: _ClassVar[int]
+    FAULTS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OWN_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    REMOTES_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    requests: int
+    bad_lines: int
+    faults: _containers.RepeatedCompositeFieldContainer[BatchFault]
+    sampled: int
+    refused: int
+    refusal: str
+    prompt_tokens: int
+    output_tokens: int
+    own_nano_usd: int
+    remotes: _containers.RepeatedCompositeFieldContainer[BatchRemoteQuote]
+    ahead: int
+    end: _timestamp_pb2.Timestamp
+    complete_before: _timestamp_pb2.Timestamp
+    def __init__(self, requests: _Optional[int] = ..., bad_lines: _Optional[int] = ..., faults: _Optional[_Iterable[_Union[BatchFault, _Mapping]]] = ..., sampled: _Optional[int] = ..., refused: _Optional[int] = ..., refusal: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., own_nano_usd: _Optional[int] = ..., remotes: _Optional[_Iterable[_Union[BatchRemoteQuote, _Mapping]]] = ..., ahead: _Optional[int] = ..., end: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., complete_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class BatchRemoteQuote(_message.Message):
+    __slots__ = ("remote", "nano_usd")
+    REMOTE_FIELD_NUMBER: _ClassVar[int]
+    NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    remote: str
+    nano_usd: int
+    def __init__(self, remote: _Optional[str] = ..., nano_usd: _Optional[int] = ...) -> None: ...
+
 class GetBatchRequest(_message.Message):
     __slots__ = ("batch_id",)
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]

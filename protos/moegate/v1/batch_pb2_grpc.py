@@ -40,6 +40,11 @@ class BatchServiceStub:
                 request_serializer=moegate_dot_v1_dot_batch__pb2.SubmitBatchRequest.SerializeToString,
                 response_deserializer=moegate_dot_v1_dot_batch__pb2.SubmitBatchResponse.FromString,
                 _registered_method=True)
+        self.QuoteBatch = channel.stream_unary(
+                '/moegate.v1.BatchService/QuoteBatch',
+                request_serializer=moegate_dot_v1_dot_batch__pb2.QuoteBatchRequest.SerializeToString,
+                response_deserializer=moegate_dot_v1_dot_batch__pb2.QuoteBatchResponse.FromString,
+                _registered_method=True)
         self.GetBatch = channel.unary_unary(
                 '/moegate.v1.BatchService/GetBatch',
                 request_serializer=moegate_dot_v1_dot_batch__pb2.GetBatchRequest.SerializeToString,
@@ -68,6 +73,13 @@ class BatchServiceServicer:
 
     def SubmitBatch(self, request_iterator, context):
         """Adds a job. The requests run in the BATCH class.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QuoteBatch(self, request_iterator, context):
+        """Tells what a job would cost and when it would have ended; it is not added, and nothing runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,6 +120,11 @@ def add_BatchServiceServicer_to_server(servicer, server):
                     servicer.SubmitBatch,
                     request_deserializer=moegate_dot_v1_dot_batch__pb2.SubmitBatchRequest.FromString,
                     response_serializer=moegate_dot_v1_dot_batch__pb2.SubmitBatchResponse.SerializeToString,
+            ),
+            'QuoteBatch': grpc.stream_unary_rpc_method_handler(
+                    servicer.QuoteBatch,
+                    request_deserializer=moegate_dot_v1_dot_batch__pb2.QuoteBatchRequest.FromString,
+                    response_serializer=moegate_dot_v1_dot_batch__pb2.QuoteBatchResponse.SerializeToString,
             ),
             'GetBatch': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBatch,
@@ -158,6 +175,33 @@ class BatchService:
             '/moegate.v1.BatchService/SubmitBatch',
             moegate_dot_v1_dot_batch__pb2.SubmitBatchRequest.SerializeToString,
             moegate_dot_v1_dot_batch__pb2.SubmitBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QuoteBatch(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/moegate.v1.BatchService/QuoteBatch',
+            moegate_dot_v1_dot_batch__pb2.QuoteBatchRequest.SerializeToString,
+            moegate_dot_v1_dot_batch__pb2.QuoteBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class BatchServiceStub:
     def __new__(cls, channel: _aio.Channel) -> BatchServiceAsyncStub: ...
     SubmitBatch: _grpc.StreamUnaryMultiCallable[_batch_pb2.SubmitBatchRequest, _batch_pb2.SubmitBatchResponse]
     """Adds a job. The requests run in the BATCH class."""
+    QuoteBatch: _grpc.StreamUnaryMultiCallable[_batch_pb2.QuoteBatchRequest, _batch_pb2.QuoteBatchResponse]
+    """Tells what a job would cost and when it would have ended; it is not added, and nothing runs."""
     GetBatch: _grpc.UnaryUnaryMultiCallable[_batch_pb2.GetBatchRequest, _batch_pb2.GetBatchResponse]
     """State of one job."""
     ListBatches: _grpc.UnaryUnaryMultiCallable[_batch_pb2.ListBatchesRequest, _batch_pb2.ListBatchesResponse]
@@ -51,6 +53,8 @@ class BatchServiceAsyncStub(BatchServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitBatch: _aio.StreamUnaryMultiCallable[_batch_pb2.SubmitBatchRequest, _batch_pb2.SubmitBatchResponse]  # type: ignore[assignment]
     """Adds a job. The requests run in the BATCH class."""
+    QuoteBatch: _aio.StreamUnaryMultiCallable[_batch_pb2.QuoteBatchRequest, _batch_pb2.QuoteBatchResponse]  # type: ignore[assignment]
+    """Tells what a job would cost and when it would have ended; it is not added, and nothing runs."""
     GetBatch: _aio.UnaryUnaryMultiCallable[_batch_pb2.GetBatchRequest, _batch_pb2.GetBatchResponse]  # type: ignore[assignment]
     """State of one job."""
     ListBatches: _aio.UnaryUnaryMultiCallable[_batch_pb2.ListBatchesRequest, _batch_pb2.ListBatchesResponse]  # type: ignore[assignment]
@@ -70,6 +74,14 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_batch_pb2.SubmitBatchResponse, _abc.Awaitable[_batch_pb2.SubmitBatchResponse]]:
         """Adds a job. The requests run in the BATCH class."""
+
+    @_abc_1.abstractmethod
+    def QuoteBatch(
+        self,
+        request_iterator: _MaybeAsyncIterator[_batch_pb2.QuoteBatchRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_batch_pb2.QuoteBatchResponse, _abc.Awaitable[_batch_pb2.QuoteBatchResponse]]:
+        """Tells what a job would cost and when it would have ended; it is not added, and nothing runs."""
 
     @_abc_1.abstractmethod
     def GetBatch(

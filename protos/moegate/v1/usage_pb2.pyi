@@ -292,7 +292,14 @@ class PoolBill(_message.Message):
     def __init__(self, pool: _Optional[str] = ..., bill_nano_usd: _Optional[int] = ..., accounts: _Optional[_Iterable[_Union[PoolAccount, _Mapping]]] = ..., uncached_input_tokens: _Optional[int] = ..., cached_input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., utilisation: _Optional[float] = ..., rates: _Optional[_Iterable[_Union[PoolRate, _Mapping]]] = ...) -> None: ...
 
 class ListRequestsRequest(_message.Message):
-    __slots__ = ("to", "tenant", "key_id", "model", "placement", "session_id", "outcome", "min_charged_nano_usd", "order_by", "limit")
+    __slots__ = ("to", "tenant", "key_id", "model", "placement", "session_id", "outcome", "min_charged_nano_usd", "order_by", "limit", "labels", "end_user")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     FROM_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
@@ -304,6 +311,8 @@ class ListRequestsRequest(_message.Message):
     MIN_CHARGED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     ORDER_BY_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    END_USER_FIELD_NUMBER: _ClassVar[int]
     to: _timestamp_pb2.Timestamp
     tenant: str
     key_id: str
@@ -314,7 +323,9 @@ class ListRequestsRequest(_message.Message):
     min_charged_nano_usd: int
     order_by: RequestOrder
     limit: int
-    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., placement: _Optional[str] = ..., session_id: _Optional[str] = ..., outcome: _Optional[str] = ..., min_charged_nano_usd: _Optional[int] = ..., order_by: _Optional[_Union[RequestOrder, str]] = ..., limit: _Optional[int] = ..., **kwargs) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    end_user: str
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tenant: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., placement: _Optional[str] = ..., session_id: _Optional[str] = ..., outcome: _Optional[str] = ..., min_charged_nano_usd: _Optional[int] = ..., order_by: _Optional[_Union[RequestOrder, str]] = ..., limit: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., end_user: _Optional[str] = ..., **kwargs) -> None: ...
 
 class ListRequestsResponse(_message.Message):
     __slots__ = ("requests", "truncated")

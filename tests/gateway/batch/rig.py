@@ -22,6 +22,7 @@ from gateway.batch.files import Chunks, FileDraft, FileInfo, FileKind
 from gateway.batch.intake import ItemHead, openai_line
 from gateway.batch.jobs import Form, Item, Job, JobDraft, JobTokens, StoredResult
 from gateway.batch.port import Owner, ResultQuery
+from gateway.batch.quotes import ItemQuote, ItemRefused
 from gateway.batch.running.execution import ItemAnswer, ItemCall
 from gateway.batch.running.parts import RunnerParts
 from gateway.batch.running.runner import BatchRunner
@@ -96,6 +97,15 @@ class ScriptedExecution:
             return await self.script(call)
         finally:
             self.now -= 1
+
+    async def quote(self, call: ItemCall) -> ItemQuote:
+        """See `Execution`. An item costs as many nano-USD as its line has bytes."""
+        if b"refuse" in call.content:
+            raise ItemRefused("no")
+        size = len(call.content)
+        return ItemQuote(
+            prompt_tokens=10, output_tokens=5.0, own_nano_usd=size, remotes={"far": 2 * size}
+        )
 
     def failed(self, job_id: str, item: Item, code: str, message: str) -> bytes:
         """See `Execution`."""

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from gateway.cluster.leading import LeaderSide
 from gateway.cluster.metrics import MemberMetrics
 from gateway.server import running_gateway
+from gateway.telemetry.scheduler_gauges import Standing
 from tests import serving
 
 
@@ -39,7 +40,8 @@ def page(metrics: MemberMetrics) -> str:
 
 
 async def test_the_fleet_is_shown_while_it_leads(tmp_path: Any) -> None:
-    metrics = MemberMetrics(Busy(), lambda: 3)
+    standing = Standing(leads=False, term=7, lease_age_s=None, takeovers=2)
+    metrics = MemberMetrics(Busy(), lambda: 3, lambda: standing)
     config = serving.config(pools=[serving.pool(["http://127.0.0.1:9"])])
     async with running_gateway(config, tmp_path) as gateway:
         side = cast(LeaderSide, Side(gateway.parts, gateway.accounting, NoJobs()))
@@ -50,9 +52,14 @@ async def test_the_fleet_is_shown_while_it_leads(tmp_path: Any) -> None:
             assert "moegate_loop_busy_ratio 0.25" in shown or "moegate_loop_busy 0.25" in shown
             assert "moegate_pool_groups" not in shown
             assert "ledger" not in shown
+            assert "moegate_scheduler_leads 0.0" in shown
+            assert "moegate_scheduler_term 7.0" in shown
+            assert "moegate_scheduler_takeovers_total 2.0" in shown
+            assert "\nmoegate_scheduler_lease_age_seconds " not in shown
             async with metrics.shown(side):
                 await metrics.refresh()
                 shown = page(metrics)
                 assert shown.count("\nmoegate_requests_in_flight ") == 1
                 assert "moegate_requests_in_flight 3.0" in shown
                 assert "ledger" in shown
+                assert shown.count("\nmoegate_scheduler_leads ") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,9 @@ class JoinedFront:
     remote: RemoteScheduler
     number: int
     host: SchedulerHost
+    own: bool = False
+    may_act: Callable[[], bool] | None = None
+    """Of the host, at the next connection."""
     host_side: Connection = field(init=False)
     there: Pipe = field(init=False)
     back: Pipe = field(init=False)
@@ -55,7 +59,8 @@ class JoinedFront:
     def connect(self) -> asyncio.Future[bytes]:
         """Makes a new connection, and begins to join."""
         connection = self.remote.new_connection()
-        self.host_side = self.host.connection()
+        self.host_side = self.host.connection(own=self.own)
+        self.host_side.may_act = self.may_act
         self.there, self.back = Pipe(self.host_side), Pipe(connection)
         connection.connection_made(self.there)
         self.host_side.connection_made(self.back)
@@ -101,6 +106,8 @@ class Joined:
     made: Hosted
     bookings: Bookings = NO_BOOKINGS
     opening: Opening | None = None
+    forgets_unfinished: bool = False
+    may_act: Callable[[], bool] | None = None
     host: SchedulerHost = field(init=False)
     met: list[tuple[str, ...]] = field(default_factory=list)
     """What fronts have met at placements."""
@@ -113,6 +120,7 @@ class Joined:
             setting=lambda: b"setting",
             bookings=self.bookings,
             opening=self.opening,
+            forgets_unfinished=self.forgets_unfinished,
         )
 
     def notify_refused(self, placement: str, reason: str) -> None:
@@ -124,10 +132,10 @@ class Joined:
     def notify_adapter_missing(self, placement: str) -> None:
         self.met.append(("adapter missing", placement))
 
-    async def join(self, number: int) -> JoinedFront:
-        """A front says hello."""
+    async def join(self, number: int, *, own: bool = False) -> JoinedFront:
+        """A front says hello. `own`: it is in the scheduler's process."""
         remote = RemoteScheduler(clock=self.made.clock, handlers={}, on_fleet=lambda view: None)
-        front = JoinedFront(remote, number, self.host)
+        front = JoinedFront(remote, number, self.host, own, self.may_act)
         await front.join()
         return front
 

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from gateway.link import connection as connections
-from gateway.link.connection import CallFailed
+from gateway.link.connection import CallFailed, connect, listen
 from gateway.link.joining import Joining
 from gateway.link.messages import Kind
 from gateway.link.remote_scheduler import RemoteScheduler
-from gateway.link.transport import connect, listen
 from scheduler.budgets.budget import Budget
 from scheduler.budgets.budget_window import Period
 from scheduler.contract import Progress, RefusalReason, Refuse, ServingChanged

@@ -1,10 +1,12 @@
-"""Two fronts and a scheduler: messages, broken connections, losses and restarts in any order.
+"""Two fronts and a scheduler: messages, broken connections, losses, restarts and take-overs in any
+order.
 
 Each branch gets one decision at a time. Each attempt is booked once, whatever breaks: the end of an
 attempt of a front that lives is in the ledger in the end, with the tokens that the front counted,
 and never twice. What a front ran that died is settled from its last progress. Nothing leaks. Bytes
 are delivered in pieces, at any time. A scheduler that is started again has the ledger's rows that
-were durable, and nothing else.
+were durable, and nothing else. One that another has taken over from lives on: fronts are still
+connected to it, but it books nothing more, and no frame passes its connections.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from msgspec import structs
 
-from gateway.link.opening import Opening
+from gateway.link.opening import LONGEST_S, Opening
 from gateway.link.remote_scheduler import RemoteScheduler
 from gateway.link.resume import AttemptKey, Resumed
 from scheduler.budgets.budget import Budget
@@ -69,6 +71,9 @@ class Books:
     accepted_rows: int = 0
     kept: int = 0
     """Rows that a restart has kept: they are durable."""
+    epoch: int = 0
+    """Of the newest scheduler: rows of earlier ones are refused."""
+    refused: int = 0
 
     @property
     def durable_rows(self) -> int:
@@ -78,7 +83,10 @@ class Books:
     def _durable(self) -> int:
         return max(self.kept, len(self.rows) - self.late)
 
-    def add(self, account: SettledAttempt) -> None:
+    def add(self, account: SettledAttempt, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.refused += 1
+            return
         # No two rows at one time: the clock of a test stands still.
         self.clock.now_s += 1e-6
         self.rows.append((self.clock.now_s, account))
@@ -198,7 +206,13 @@ class LinkMachine(RuleBasedStateMachine):
     def start_scheduler(self, opening: Opening | None) -> None:
         """Starts a scheduler on the ledger that there is."""
         budgets = [BUDGET] if self.budgeted else []
-        made = running(self.settings, budgets=budgets, clock=self.books.clock, sink=self.books.add)
+        self.books.epoch = epoch = self.books.epoch + 1
+        made = running(
+            self.settings,
+            budgets=budgets,
+            clock=self.books.clock,
+            sink=lambda account: self.books.add(account, epoch),
+        )
         begin = made.local._recorder.begin
 
         def counted(request: Request, start: Start, *args: Any) -> Any:
@@ -207,7 +221,12 @@ class LinkMachine(RuleBasedStateMachine):
             return begin(request, start, *args)
 
         made.local._recorder.begin = counted  # type: ignore[method-assign, assignment]
-        self.joined = Joined(made, bookings=self.books, opening=opening)
+        self.joined = Joined(
+            made,
+            bookings=self.books,
+            opening=opening,
+            may_act=lambda: self.books.epoch == epoch,
+        )
 
     def check_start(self, branch: Branch) -> None:
         """No request runs under an idempotency key that is in use."""
@@ -404,6 +423,7 @@ class LinkMachine(RuleBasedStateMachine):
 
         async def join() -> None:
             self.fronts[front].host = self.joined.host
+            self.fronts[front].may_act = self.joined.may_act
             self.joining[front] = self.fronts[front].connect()
             await turns()
 
@@ -421,16 +441,35 @@ class LinkMachine(RuleBasedStateMachine):
                     front.cut()
                 await self.forget_joining(number)
             self.books.restart()
-            now = self.books.clock.now_s
-            self.start_scheduler(Opening(2, now, self.opened))
+            self.start_scheduler(Opening(2, self.opened))
 
         self.run_now(restart())
+
+    @rule()
+    def take_over(self) -> None:
+        """Another scheduler leads, while the one before runs on, stopped or cut off. Its rows that
+        were not durable are refused."""
+
+        async def take_over() -> None:
+            self.books.restart()
+            self.start_scheduler(Opening(2, self.opened))
+            await turns()
+
+        self.run_now(take_over())
+
+    @precondition(lambda self: any(f.host is not self.joined.host for f in self.fronts))
+    @rule(data=st.data())
+    def notice_take_over(self, data: st.DataObject) -> None:
+        """A front hears that another scheduler leads."""
+        behind = [i for i in (0, 1) if self.fronts[i].host is not self.joined.host]
+        self.cut(data.draw(st.sampled_from(behind)))
 
     async def opened(self, told: Resumed | None, complete: bool) -> None:
         if complete:
             return
         # Requests were admitted before these fronts were back: their keys may be used again.
         away = {f.remote.incarnation for i, f in enumerate(self.fronts) if i in self.broken()}
+        away |= {f.remote.incarnation for f in self.fronts if f.host is not self.joined.host}
         away |= {f.remote.incarnation for f in self.fronts if not f.remote.joined.is_set()}
         self.kept = {n: kept for n, kept in self.kept.items() if kept[0] not in away}
 
@@ -455,7 +494,9 @@ class LinkMachine(RuleBasedStateMachine):
             remote = RemoteScheduler(
                 clock=self.books.clock, handlers={}, on_fleet=lambda view: None
             )
-            self.fronts[front] = JoinedFront(remote, front + 1, self.joined.host)
+            self.fronts[front] = JoinedFront(
+                remote, front + 1, self.joined.host, may_act=self.joined.may_act
+            )
             self.joining[front] = self.fronts[front].connect()
             await turns()
 
@@ -511,17 +552,22 @@ class LinkMachine(RuleBasedStateMachine):
 
     def settle_down(self) -> None:
         """All fronts are joined, and everything has arrived."""
+        for number, joined in enumerate(self.fronts):
+            if joined.host is not self.joined.host:
+                self.cut(number)
         for front in self.broken():
 
             async def join(front: int = front) -> None:
                 self.fronts[front].host = self.joined.host
+                self.fronts[front].may_act = self.joined.may_act
                 self.joining[front] = self.fronts[front].connect()
                 await turns()
 
             self.run_now(join())
         for _ in range(6):
             self.exchange()
-        self.tick(1.5)  # a scheduler opens at the latest then
+        self.tick(0.0)
+        self.tick(LONGEST_S)  # a scheduler opens at the latest then
         for _ in range(6):
             self.exchange()
         assert self.connected() == [0, 1]
@@ -559,6 +605,7 @@ class LinkMachine(RuleBasedStateMachine):
         self.check_books()
 
     def check_books(self) -> None:
+        assert not self.books.refused, "a front was heard by a scheduler whose term was over"
         marks = Counter(
             account.usage.completion_tokens - 1000
             for _, account in self.books.rows

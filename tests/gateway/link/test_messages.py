@@ -12,6 +12,7 @@ from gateway.link.messages import (
     WIRE_VERSION,
     AdapterMissing,
     FleetUpdate,
+    KeyUses,
     Kind,
     LinkError,
     PlacementRefused,
@@ -29,9 +30,10 @@ from gateway.link.messages import (
 )
 from gateway.link.resume import BranchState, EndedAttempt, RequestState, Standing
 from gateway.scheduling.budget_admission import Reservation
+from gateway.scheduling.resumption import RememberedKey
 from scheduler.contract import Evict, PlacementKind, Progress, RefusalReason, Refuse, Start
 from scheduler.fleet_view import PlacementView, fleet_view
-from scheduler.limits.rate_limit import RateLimits
+from scheduler.limits.rate_limit import RateLevel, RateLimits
 from scheduler.port import CountPrompt, RequestEnded, Settled, SlotFreed, Started, Waiting
 from scheduler.prefix.token_blocks import TokenBlocks
 from tests.gateway.scheduling.scheduling_made import (
@@ -65,6 +67,19 @@ RESERVATION = Reservation(
     charge_limit_nano_usd=None,
     unsupported_by=frozenset({"far"}),
 )
+
+
+REMEMBERED = RememberedKey(
+    key_id="k",
+    idempotency_key="once",
+    tenant="team",
+    client_id="r",
+    left_s=600.0,
+    has_output=False,
+)
+
+
+LEVEL = RateLevel(key_id="k", requests=5.0, requests_ago_s=1.0, tokens=None, tokens_ago_s=0.0)
 
 
 def state() -> RequestState:
@@ -156,6 +171,8 @@ async def test_every_message_arrives_as_it_was_sent() -> None:
         (Kind.RECEIVED, None),
         (Kind.RESERVED, RESERVATION),
         (Kind.DISMISSED, "old"),
+        (Kind.LEVELS, (LEVEL,)),
+        (Kind.KEYS, KeyUses(used=(REMEMBERED,), freed=(("k", "other"),))),
     ]
     assert found[Started].decision is not None
     sent = [(kind, number, payload) for number, (kind, payload) in enumerate(made)]

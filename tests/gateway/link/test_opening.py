@@ -14,7 +14,7 @@ class Opened:
 
     def __init__(self, fronts: int) -> None:
         self.found: list[tuple[Resumed | None, bool]] = []
-        self.opening = Opening(fronts, 100.0, self.on_open)
+        self.opening = Opening(fronts, self.on_open)
 
     async def on_open(self, told: Resumed | None, complete: bool) -> None:
         self.found.append((told, complete))
@@ -43,6 +43,7 @@ async def test_it_does_not_wait_for_a_front_that_does_not_come() -> None:
     made = Opened(2)
     first = made.join("a", 7)
     await turns()
+    made.opening.tick(100.0)
     made.opening.tick(100.0 + LONGEST_S - 0.1)
     await turns()
     assert not first.done()

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from aiohttp import web
 
 from gateway.doors.console.charts.chart import USD, Chart, Form, Series
-from gateway.doors.console.charts.figure import figure
+from gateway.doors.console.money.drawn import drawn
 from gateway.doors.console.money.timelines import running_sums
 from gateway.doors.console.routes import Page
 from gateway.doors.console.visits import Visit
@@ -45,7 +45,7 @@ async def _page(visit: Visit) -> web.Response:
         growth=growth(
             outlook.month_to_date.charged_nano_usd, outlook.last_month_to_date.charged_nano_usd
         ),
-        chart=figure(months_chart(days.rows, before, first, now), "months"),
+        chart=await drawn(months_chart(days.rows, before, first, now), "months"),
         tenant=tenant,
         key=key_id,
         name=f"{now:%B %Y}",

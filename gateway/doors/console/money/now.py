@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from aiohttp import web
 from google.protobuf.duration_pb2 import Duration
 
-from gateway.doors.console.charts.figure import figure
+from gateway.doors.console.money.drawn import drawn
 from gateway.doors.console.money.timelines import bill_chart
 from gateway.doors.console.money.windows import periods, window_of
 from gateway.doors.console.routes import OPERATORS, Live, Page
@@ -85,7 +85,7 @@ async def _page(visit: Visit) -> web.Response:
     categories = periods("hour", window.begin, window.end)
     return await visit.page(
         "money/now.html",
-        chart=figure(bill_chart(by_hour.statements, "hour", categories), "bill"),
+        chart=await drawn(bill_chart(by_hour.statements, "hour", categories), "bill"),
         overflow=[model for statement in day.statements for model in statement.overflow],
     )
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
-from gateway.doors.console.charts.figure import figure
 from gateway.doors.console.money.choices import chosen, period_value
+from gateway.doors.console.money.drawn import drawn
 from gateway.doors.console.money.timelines import pools_of, rates_chart
 from gateway.doors.console.money.windows import PERIODS, SUGGESTIONS, periods, window_of
 from gateway.doors.console.routes import OPERATORS, Page
@@ -28,7 +28,7 @@ async def _page(visit: Visit) -> web.Response:
     return await visit.page(
         "money/rates.html",
         charts=[
-            figure(rates_chart(answer.statements, pool, period, categories), f"pool-{number}")
+            await drawn(rates_chart(answer.statements, pool, period, categories), f"pool-{number}")
             for number, pool in enumerate(pools[:MOST_POOLS])
         ],
         left_out=pools[MOST_POOLS:],

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from gateway.config.gateway import KeyRole
-from gateway.doors.console.charts.figure import figure
 from gateway.doors.console.money.choices import (
     ORDERS,
     SPEND_GROUPS,
@@ -19,6 +18,7 @@ from gateway.doors.console.money.choices import (
     label_of,
 )
 from gateway.doors.console.money.csv_files import csv_answer
+from gateway.doors.console.money.drawn import drawn
 from gateway.doors.console.money.timelines import spend_chart
 from gateway.doors.console.money.windows import (
     PERIODS,
@@ -102,7 +102,7 @@ async def _page(visit: Visit) -> web.Response:
         rows=[(row, known_figures(row)) for row in answer.rows[:SHOWN_ROWS]],
         count=len(answer.rows),
         is_truncated=answer.truncated,
-        chart=None if chart is None else figure(chart, "spend"),
+        chart=None if chart is None else await drawn(chart, "spend"),
         query=visit.request.query_string,
         suggestions=SUGGESTIONS,
         groups=SPEND_GROUPS,

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from gateway.config.gateway import KeyRole
-from gateway.doors.console.charts.figure import figure
 from gateway.doors.console.money.choices import (
     SHARING,
     USES,
@@ -21,6 +20,7 @@ from gateway.doors.console.money.choices import (
     weights_of,
 )
 from gateway.doors.console.money.csv_files import Cell, csv_answer
+from gateway.doors.console.money.drawn import drawn
 from gateway.doors.console.money.timelines import bill_chart
 from gateway.doors.console.money.windows import (
     PERIODS,
@@ -34,8 +34,8 @@ from gateway.doors.console.visits import Visit
 from moegate.v1 import usage_pb2
 
 MOST_GROUPS = 3
-MOST_LINES = 200
-"""Lines that the page shows; the file has all."""
+MOST_LINES = 400
+"""Lines that the page shows, of all its statements; the file has all."""
 MOST_STATEMENTS = 24
 REST = ("idle", "unavailable", "external", "unobserved", "unsettled")
 HEADER = (
@@ -87,7 +87,7 @@ class Closed:
     """A statement with its sums. None: not the reader's to see.
 
     Attributes:
-        lines: the dearest first, each with its cost; at most MOST_LINES.
+        lines: the dearest first, each with its cost.
         more: how many lines are left out.
         parts: where the bill went, by name.
         difference: of the bill and its parts. 0 means that it closes.
@@ -103,7 +103,7 @@ class Closed:
     difference: int | None
 
 
-def closed(statement: usage_pb2.Statement) -> Closed:
+def closed(statement: usage_pb2.Statement, most_lines: int = MOST_LINES) -> Closed:
     """Sums a statement up."""
     total = usage_pb2.StatementLine(
         own_nano_usd=sum(line.own_nano_usd for line in statement.lines),
@@ -120,8 +120,8 @@ def closed(statement: usage_pb2.Statement) -> Closed:
         difference = bill - total.own_nano_usd - total.remote_nano_usd - sum(parts.values())
     return Closed(
         statement=statement,
-        lines=lines[:MOST_LINES],
-        more=max(0, len(lines) - MOST_LINES),
+        lines=lines[:most_lines],
+        more=max(0, len(lines) - most_lines),
         total=total,
         total_cost=cost_of(total),
         bill=bill,
@@ -146,12 +146,12 @@ async def _page(visit: Visit) -> web.Response:
     if visit.visitor.caller.role is KeyRole.OPERATOR:
         period = asked.window.period
         categories = periods(period, asked.window.begin, asked.window.end)
-        chart = figure(bill_chart(by_time.statements, period, categories), "bill")
+        chart = await drawn(bill_chart(by_time.statements, period, categories), "bill")
     shown = answer.statements[-MOST_STATEMENTS:]
     return await visit.page(
         "money/statement.html",
         asked=asked,
-        statements=[closed(statement) for statement in reversed(shown)],
+        statements=[closed(each, MOST_LINES // len(shown)) for each in reversed(shown)],
         left_out=len(answer.statements) - len(shown),
         chart=chart,
         query=visit.request.query_string,

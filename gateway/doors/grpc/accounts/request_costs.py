@@ -14,6 +14,7 @@ from gateway.accounting.reports.requests import (
     RequestOrder,
     list_requests,
 )
+from gateway.domain.tags import labels_json
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.accounts.ledger_errors import unread
 from gateway.doors.grpc.accounts.windows import window_of
@@ -44,8 +45,13 @@ async def get_requests(
 ) -> usage_pb2.ListRequestsResponse:
     """Builds the response. `selection`: what the caller may see; `tenant`: the caller's. Raises
     RpcError."""
-    names = ("model", "placement", "session_id", "outcome")
+    names = ("model", "placement", "session_id", "outcome", "end_user")
     check_texts({name: getattr(request, name) for name in names})
+    labels = dict(request.labels)
+    try:
+        labels_json(labels)
+    except ValueError as error:
+        raise errors.invalid([("labels", str(error))]) from None
     order = _ORDERS.get(request.order_by)
     if order is None:
         raise errors.invalid([("order_by", f"{request.order_by}: no order")])
@@ -55,6 +61,8 @@ async def get_requests(
         session_id=request.session_id,
         placement=request.placement,
         outcome=request.outcome,
+        end_user=request.end_user,
+        labels=labels,
         min_charged_nano_usd=request.min_charged_nano_usd,
     )
     limit = min(request.limit or DEFAULT_REQUESTS, MOST_REQUESTS)

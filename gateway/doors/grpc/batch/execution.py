@@ -11,6 +11,7 @@ from msgspec import structs
 
 from gateway.batch.intake import BEGINNING_BYTES, BadLine, ItemHead
 from gateway.batch.jobs import Item
+from gateway.batch.quotes import ItemQuote, ItemRefused, item_quote
 from gateway.batch.running.execution import ItemAnswer, ItemCall
 from gateway.batch.running.retries import Retry, retry_of
 from gateway.domain.choice_assembler import ChoiceAssembler
@@ -19,6 +20,7 @@ from gateway.domain.outcomes import Finished, PartialOutput, RequestRefused
 from gateway.domain.slices import in_slices
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.calls import batch_call
+from gateway.pipeline.call import GenerateCall
 from gateway.pipeline.pipeline import Pipeline
 from gateway.translation.responses import write_choice, write_done
 from moegate.v1 import batch_pb2, inference_pb2
@@ -68,10 +70,7 @@ class MessageExecution:
     ) -> Finished:
         """Runs the request, and writes its answer into `response`. Raises RpcError, or an outcome
         of the pipeline."""
-        proto = message.request
-        default = self._pipeline.default_output_tokens(proto.model, call.caller, proto.choices)
-        made = await in_slices(batch_call(proto, call, default_max_output_tokens=default))
-        asked = structs.replace(made, on_start=lambda _: call.on_start())
+        asked = await self._call(message, call)
         choices = ChoiceAssembler()
         finished: Finished | None = None
         async with aclosing(self._pipeline.run(asked)) as outputs:
@@ -86,6 +85,23 @@ class MessageExecution:
             write_choice(response.choices.add(), choice)
         assert finished is not None
         return finished
+
+    async def quote(self, call: ItemCall) -> ItemQuote:
+        """See `Execution`."""
+        message = batch_pb2.SubmitBatchRequest.FromString(call.content)
+        try:
+            decision, _ = await self._pipeline.quote(await self._call(message, call))
+        except (errors.RpcError, RequestRefused) as error:
+            text = error.message if isinstance(error, errors.RpcError) else str(error)
+            raise ItemRefused(text) from error
+        return item_quote(decision)
+
+    async def _call(self, message: batch_pb2.SubmitBatchRequest, call: ItemCall) -> GenerateCall:
+        """Raises RpcError."""
+        proto = message.request
+        default = self._pipeline.default_output_tokens(proto.model, call.caller, proto.choices)
+        made = await in_slices(batch_call(proto, call, default_max_output_tokens=default))
+        return structs.replace(made, on_start=lambda _: call.on_start())
 
     def failed(self, job_id: str, item: Item, code: str, message: str) -> bytes:
         """See `Execution`."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway.batch.estimates import estimated_end_us, estimated_nano_usd
-from gateway.batch.jobs import Form, Job, JobState, StoredResult
+from gateway.batch.jobs import Form, Job, JobState, LineFault, StoredResult
 from gateway.batch.port import BatchReason, BatchRefused
+from gateway.batch.quotes import BatchQuote
 from gateway.doors.grpc import errors
 from moegate.v1 import batch_pb2
 
@@ -65,15 +66,7 @@ def batch_message(job: Job, now_us: int) -> batch_pb2.Batch:
         bad_lines=job.bad_lines,
         endpoint=job.endpoint,
         metadata=job.terms.metadata,
-        faults=[
-            batch_pb2.BatchFault(
-                line=fault.line or 0,
-                code=fault.code,
-                message=fault.message,
-                param=fault.param or "",
-            )
-            for fault in job.faults
-        ],
+        faults=fault_messages(job.faults),
     )
     _write_time(message.created_at, job.created_unix_us)
     _write_time(message.complete_before, job.deadline_unix_us)
@@ -87,6 +80,43 @@ def batch_message(job: Job, now_us: int) -> batch_pb2.Batch:
     cost = estimated_nano_usd(job)
     if cost is not None:
         message.estimated_nano_usd = cost
+    return message
+
+
+def fault_messages(faults: Iterable[LineFault]) -> list[batch_pb2.BatchFault]:
+    """Lines that are no requests."""
+    return [
+        batch_pb2.BatchFault(
+            line=fault.line or 0,
+            code=fault.code,
+            message=fault.message,
+            param=fault.param or "",
+        )
+        for fault in faults
+    ]
+
+
+def quote_message(quote: BatchQuote, deadline_us: int) -> batch_pb2.QuoteBatchResponse:
+    """A quote. `deadline_us`: Unix microsecond at which the job would have to end."""
+    message = batch_pb2.QuoteBatchResponse(
+        requests=quote.items,
+        bad_lines=quote.bad_lines,
+        faults=fault_messages(quote.faults),
+        sampled=quote.sampled,
+        refused=quote.refused,
+        refusal=quote.refusal,
+        prompt_tokens=quote.prompt_tokens,
+        output_tokens=quote.output_tokens,
+        own_nano_usd=quote.own_nano_usd,
+        remotes=[
+            batch_pb2.BatchRemoteQuote(remote=name, nano_usd=cost)
+            for name, cost in quote.remotes.items()
+        ],
+        ahead=quote.ahead,
+    )
+    if quote.end_unix_us is not None:
+        _write_time(message.end, quote.end_unix_us)
+    _write_time(message.complete_before, deadline_us)
     return message
 
 

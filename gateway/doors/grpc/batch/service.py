@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 from gateway.batch.files import Chunks, FileDraft, FileKind
 from gateway.batch.intake import ENDPOINTS, FRAME_HEAD, MAX_CUSTOM_ID_CHARS
 from gateway.batch.jobs import Form, Job, JobDraft, JobTerms
 from gateway.batch.port import BatchPort, Owner, PageQuery, ResultQuery
+from gateway.batch.quotes import BatchQuote
 from gateway.config.batch import BatchConfig
 from gateway.delivery.watches import Watches
 from gateway.domain.request_bounds import MAX_ID_BYTES
 from gateway.domain.tags import is_end_user, labels_json
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.batch.messages import batch_errors, batch_message, result_message
+from gateway.doors.grpc.batch.messages import (
+    batch_errors,
+    batch_message,
+    quote_message,
+    result_message,
+)
 from gateway.doors.grpc.rpc_context import (
     BoundedWriter,
     Context,
@@ -27,6 +34,7 @@ from gateway.doors.grpc.rpc_context import (
 from moegate.v1 import batch_pb2, batch_pb2_grpc
 from scheduler.contract import SloClass
 
+T = TypeVar("T")
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
 POLL_S = 0.5
 """Seconds between two looks for new results."""
@@ -49,27 +57,50 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
         """Stores the requests, or the pieces of a file, as they arrive, and makes a job of them.
         The file of a job that is refused is deleted."""
         async with rpc_errors(context):
-            caller = current_caller()
-            if not caller.allows_slo_class(SloClass.BATCH):
-                mine = ", ".join(caller.slo_classes)
-                text = f"key {caller.key_id} may use the classes {mine}: a batch needs batch"
-                raise errors.denied(text)
-            owner = Owner(tenant=caller.tenant, key_id=caller.key_id)
-            first = await anext(aiter(request_iterator), None)
-            if first is None:
-                raise errors.invalid([("request", "none: send one message or more")])
+            owner, first = await _begin(request_iterator)
             draft = _draft(first, self._active.config.batch)
+
+            async def submitted(file_id: str) -> Job:
+                return await self._batches.submit(owner, draft(file_id))
+
             async with batch_errors():
-                job = await self._submit(owner, draft, first, request_iterator)
+                job = await self._uploaded(
+                    owner,
+                    first,
+                    request_iterator,
+                    lambda id: self._batches.submit(owner, draft(id)),
+                )
             return batch_pb2.SubmitBatchResponse(batch=batch_message(job, _now_us()))
 
-    async def _submit(
+    async def QuoteBatch(
+        self, request_iterator: AsyncIterator[batch_pb2.QuoteBatchRequest], context: Context
+    ) -> batch_pb2.QuoteBatchResponse:
+        """Stores the same for a moment, and answers what a job of it would cost and when it would
+        end."""
+        async with rpc_errors(context):
+            messages = (request.batch async for request in request_iterator)
+            owner, first = await _begin(messages)
+            draft = _draft(first, self._active.config.batch)
+
+            async def quoted(file_id: str) -> BatchQuote:
+                quote = await self._batches.quote(owner, draft(file_id))
+                await self._drop(owner, file_id)
+                return quote
+
+            async with batch_errors():
+                quote = await self._uploaded(owner, first, messages, quoted)
+            deadline_s = draft("").deadline_s or self._active.config.batch.deadline_s
+            return quote_message(quote, _now_us() + round(deadline_s * 1e6))
+
+    async def _uploaded(
         self,
         owner: Owner,
-        draft: Callable[[str], JobDraft],
         first: batch_pb2.SubmitBatchRequest,
         others: AsyncIterator[batch_pb2.SubmitBatchRequest],
-    ) -> Job:
+        use: Callable[[str], Awaitable[T]],
+    ) -> T:
+        """Stores all messages in a file, and returns what `use` makes of it. The file of a job that
+        is refused is deleted."""
         is_lines = bool(first.openai_lines)
         kind = FileKind.LINES if is_lines else FileKind.FRAMES
         purpose = "batch" if is_lines else ""
@@ -86,7 +117,7 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
                 await writer.add(message, is_lines=is_lines)
             await writer.end()
             await batches.finish_file(owner, file_id, purpose, FILENAME, None)
-            return await batches.submit(owner, draft(file_id))
+            return await use(file_id)
         except BaseException:
             await asyncio.shield(self._drop(owner, file_id))
             raise
@@ -156,6 +187,21 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
                 if not page.results and page.next_cursor is not None:
                     await asyncio.sleep(POLL_S)
                 cursor = page.next_cursor
+
+
+async def _begin(
+    messages: AsyncIterator[batch_pb2.SubmitBatchRequest],
+) -> tuple[Owner, batch_pb2.SubmitBatchRequest]:
+    """The owner of a new job, and its first message. Raises RpcError."""
+    caller = current_caller()
+    if not caller.allows_slo_class(SloClass.BATCH):
+        mine = ", ".join(caller.slo_classes)
+        text = f"key {caller.key_id} may use the classes {mine}: a batch needs batch"
+        raise errors.denied(text)
+    first = await anext(aiter(messages), None)
+    if first is None:
+        raise errors.invalid([("request", "none: send one message or more")])
+    return Owner(tenant=caller.tenant, key_id=caller.key_id), first
 
 
 class _Writer:

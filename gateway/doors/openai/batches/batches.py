@@ -14,7 +14,7 @@ from gateway.doors.http.costs import usd_text
 from gateway.doors.http.errors import ErrorKind, HttpError, invalid
 from gateway.doors.http.exchange import Exchange
 from gateway.doors.openai.batches.queries import batch_errors, owner_of, page_query
-from gateway.doors.openai.batches.shapes import batch_object, page
+from gateway.doors.openai.batches.shapes import batch_object, page, quote_object
 from scheduler.contract import SloClass
 
 MOST_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
@@ -37,13 +37,28 @@ _decode = msgspec.json.Decoder(BatchBody).decode
 
 async def create_batch(exchange: Exchange) -> web.StreamResponse:
     """POST /v1/batches. Terms of service come in the headers, as of any other request."""
+    draft = await _draft(exchange)
+    async with batch_errors():
+        job = await exchange.services.batches.submit(owner_of(exchange), draft)
+    return _answer(exchange, job)
+
+
+async def quote_batch(exchange: Exchange) -> web.StreamResponse:
+    """POST /v1/batches/quote: what a batch of the same body would cost, and when it would end."""
+    draft = await _draft(exchange)
+    async with batch_errors():
+        quote = await exchange.services.batches.quote(owner_of(exchange), draft)
+    return json_answer(exchange, quote_object(quote))
+
+
+async def _draft(exchange: Exchange) -> JobDraft:
     body = await exchange.body(_decode)
     if body.endpoint not in ENDPOINTS:
         text = f"{body.endpoint[:80]!r}: give one of {', '.join(ENDPOINTS)}"
         raise invalid("endpoint", text)
     check_class(exchange)
     terms = exchange.terms
-    draft = JobDraft(
+    return JobDraft(
         form=Form.OPENAI,
         file_id=body.input_file_id[:128],
         endpoint=body.endpoint,
@@ -59,9 +74,6 @@ async def create_batch(exchange: Exchange) -> web.StreamResponse:
             end_user=terms.end_user,
         ),
     )
-    async with batch_errors():
-        job = await exchange.services.batches.submit(owner_of(exchange), draft)
-    return _answer(exchange, job)
 
 
 async def list_batches(exchange: Exchange) -> web.StreamResponse:

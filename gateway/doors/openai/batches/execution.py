@@ -9,6 +9,7 @@ from aiohttp import web
 
 from gateway.batch.intake import ItemHead, LineHead, openai_line
 from gateway.batch.jobs import JOB_PREFIX, Item
+from gateway.batch.quotes import ItemQuote, ItemRefused, item_quote
 from gateway.batch.running.execution import ItemAnswer, ItemCall
 from gateway.batch.running.retries import Retry, retry_of
 from gateway.domain.failures import UpstreamFailure
@@ -17,7 +18,7 @@ from gateway.domain.tags import item_labels
 from gateway.doors.http.answers import encode
 from gateway.doors.http.dialect import Handler
 from gateway.doors.http.errors import HttpError, from_outcome
-from gateway.doors.http.exchange import Exchange, Services
+from gateway.doors.http.exchange import CallMade, Exchange, Services
 from gateway.doors.http.terms import Terms
 from gateway.doors.openai.wire.errors import error_object
 
@@ -40,28 +41,7 @@ class LineExecution:
 
     async def run(self, call: ItemCall) -> ItemAnswer:
         """See `Execution`."""
-        terms, body = call.terms, bytes(_line(call.content).body)
-        exchange = Exchange(
-            request=None,
-            given_body=body,
-            caller=call.caller,
-            services=self._services,
-            terms=Terms(
-                remaining_s=call.remaining_s,
-                slo_class=call.slo_class,
-                priority=terms.priority,
-                local_only=terms.local_only,
-                remote_classes=terms.remote_classes,
-                session_id=terms.session_id,
-                max_cost_nano_usd=call.max_cost_nano_usd,
-                labels_json=item_labels(call.job_id, terms.labels_json, line_labels(body)),
-            ),
-            parameters={},
-            request_id=call.request_id,
-            default_end_user=terms.end_user,
-            on_start=lambda _: call.on_start(),
-        )
-        exchange.body_bytes = len(exchange.given_body)
+        exchange = self._exchange(call)
         retry: Retry | None = None
         try:
             response = await self._handlers[call.endpoint](exchange)
@@ -89,6 +69,46 @@ class LineExecution:
             }
         )
         return ItemAnswer.of(content, exchange.finished, is_ok=status == 200, retry=retry)
+
+    async def quote(self, call: ItemCall) -> ItemQuote:
+        """See `Execution`."""
+        try:
+            await self._handlers[call.endpoint](self._exchange(call, is_quoted=True))
+        except CallMade as made:
+            try:
+                decision, _ = await self._services.pipeline.quote(made.call)
+            except RequestRefused as refused:
+                raise ItemRefused(str(refused)) from refused
+            return item_quote(decision)
+        except (HttpError, *_ENDS) as error:
+            raise ItemRefused(str(error)) from error
+        raise AssertionError(f"{call.endpoint} makes no call")
+
+    def _exchange(self, call: ItemCall, *, is_quoted: bool = False) -> Exchange:
+        terms, body = call.terms, bytes(_line(call.content).body)
+        exchange = Exchange(
+            request=None,
+            given_body=body,
+            caller=call.caller,
+            services=self._services,
+            terms=Terms(
+                remaining_s=call.remaining_s,
+                slo_class=call.slo_class,
+                priority=terms.priority,
+                local_only=terms.local_only,
+                remote_classes=terms.remote_classes,
+                session_id=terms.session_id,
+                max_cost_nano_usd=call.max_cost_nano_usd,
+                labels_json=item_labels(call.job_id, terms.labels_json, line_labels(body)),
+            ),
+            parameters={},
+            request_id=call.request_id,
+            default_end_user=terms.end_user,
+            on_start=lambda _: call.on_start(),
+            is_quoted=is_quoted,
+        )
+        exchange.body_bytes = len(exchange.given_body)
+        return exchange
 
     def failed(self, job_id: str, item: Item, code: str, message: str) -> bytes:
         """See `Execution`."""

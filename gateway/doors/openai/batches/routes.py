@@ -7,6 +7,7 @@ from gateway.doors.openai.batches.batches import (
     cancel_batch,
     create_batch,
     list_batches,
+    quote_batch,
     retrieve_batch,
 )
 from gateway.doors.openai.batches.files import (
@@ -25,6 +26,7 @@ BATCH_ROUTES = (
     Route(method="GET", path="/v1/files/{file_id}/content", handle=file_content),
     Route(method="POST", path="/v1/batches", handle=create_batch),
     Route(method="GET", path="/v1/batches", handle=list_batches),
+    Route(method="POST", path="/v1/batches/quote", handle=quote_batch),
     Route(method="GET", path="/v1/batches/{batch_id}", handle=retrieve_batch),
     Route(method="POST", path="/v1/batches/{batch_id}/cancel", handle=cancel_batch),
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gateway.batch.files import FileInfo
 from gateway.batch.jobs import Job, JobState, LineFault
+from gateway.batch.quotes import BatchQuote
+from gateway.doors.http.costs import usd_text
 
 MICRO = 1_000_000
 
@@ -37,7 +40,7 @@ def batch_object(job: Job) -> dict[str, Any]:
         "id": job.job_id,
         "object": "batch",
         "endpoint": job.endpoint,
-        "errors": _errors(job),
+        "errors": _errors(job.faults),
         "input_file_id": job.file_id,
         "completion_window": window_text(window_s),
         "status": job.state.value,
@@ -68,6 +71,26 @@ def batch_object(job: Job) -> dict[str, Any]:
     }
 
 
+def quote_object(quote: BatchQuote) -> dict[str, Any]:
+    """A quote of a batch. What is unknown is null; US dollars are texts."""
+    own = quote.own_nano_usd
+    return {
+        "object": "batch.quote",
+        "requests": quote.items,
+        "bad_lines": quote.bad_lines,
+        "errors": _errors(quote.faults),
+        "sampled": quote.sampled,
+        "refused": quote.refused,
+        "refusal": quote.refusal or None,
+        "prompt_tokens": quote.prompt_tokens,
+        "output_tokens": quote.output_tokens,
+        "own_usd": None if own is None else usd_text(own),
+        "remotes_usd": {name: usd_text(cost) for name, cost in quote.remotes.items()},
+        "ahead": quote.ahead,
+        "ends_at": _seconds(quote.end_unix_us),
+    }
+
+
 def window_text(seconds: int) -> str:
     """A completion window in OpenAI's words: hours where they are whole."""
     if seconds % 3600 == 0:
@@ -75,10 +98,10 @@ def window_text(seconds: int) -> str:
     return f"{seconds // 60}m" if seconds % 60 == 0 else f"{seconds}s"
 
 
-def _errors(job: Job) -> dict[str, Any] | None:
-    if not job.faults:
+def _errors(faults: Sequence[LineFault]) -> dict[str, Any] | None:
+    if not faults:
         return None
-    return {"object": "list", "data": [_error(fault) for fault in job.faults]}
+    return {"object": "list", "data": [_error(fault) for fault in faults]}
 
 
 def _error(fault: LineFault) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from gateway.accounting.ledger.queries import Selection
 from gateway.accounting.ledger.retention import delete_old, delete_old_hours
 from gateway.accounting.ledger.sqlite import SqliteTx, run_now
 from gateway.accounting.rollups.fold import fold
-from gateway.accounting.rollups.spend import Group, Order, WindowTooFine, spend
+from gateway.accounting.rollups.spend import Group, Order, Spend, WindowTooFine, spend
 from tests.ledgers import make_tables
 from tests.rolled_ledgers import LABEL, START_S, Attempt, expected, insert, random_attempts
 
 DAY_US = 86_400_000_000
 EVER = Selection(from_us=0, to_us=2**62)
+TIMES = (Group.HOUR, Group.DAY, Group.WEEK, Group.MONTH, Group.YEAR)
 GROUPS = (
     *[(), (Group.TENANT, Group.KEY), (Group.MODEL, Group.WEEK), (Group.HOUR,), (Group.DAY,)],
     *[(Group.PLACEMENT, Group.KIND, Group.POOL), (Group.MONTH, Group.TENANT), (Group.YEAR,)],
@@ -155,3 +156,42 @@ def test_a_window_that_cuts_what_is_kept_whole_is_refused(tx: Tx) -> None:
     after = Selection(from_us=middle_us + DAY_US, to_us=2**62)
     assert_same(tx, attempts, after, (Group.HOUR,))
     assert_same(tx, attempts, Selection(from_us=5, to_us=hour_us - 40 * DAY_US), ())
+
+
+@pytest.mark.parametrize("order", [Order.SPEND, Order.TOKENS])
+@pytest.mark.parametrize("groups", [each for each in GROUPS if each])
+def test_the_largest_come_first_and_the_limit_cuts_the_rest(
+    tx: Tx, order: Order, groups: tuple[Group, ...]
+) -> None:
+    chance = random.Random(11)
+    attempts = random_attempts(chance, 300, 40.0)
+    run_now(insert(tx, attempts[:200]))
+    while run_now(fold(tx, 60)):
+        pass
+    run_now(insert(tx, attempts[200:]))
+    for selection in [*windows(chance)][:3]:
+        every = run_now(spend(tx, selection, groups, order, 10_000, label=LABEL))
+        sums = expected(attempts, selection, groups)
+        assert {row.group: row.charged_nano_usd for row in every} == {
+            group: row["charged_nano_usd"] for group, row in sums.items()
+        }
+        times = [i for i, group in enumerate(groups) if group in TIMES]
+        assert every == sorted(
+            every,
+            key=lambda row: (
+                *(row.group[i] for i in times),
+                -amount(row, order),
+                *row.group,
+            ),
+        )
+        for limit in (1, 3):
+            assert (
+                run_now(spend(tx, selection, groups, order, limit, label=LABEL)) == (every[:limit])
+            )
+
+
+def amount(row: Spend, order: Order) -> int:
+    """What an order is by."""
+    if order is Order.SPEND:
+        return row.charged_nano_usd
+    return row.uncached_input_tokens + row.cached_input_tokens + row.output_tokens

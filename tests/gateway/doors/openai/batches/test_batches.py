@@ -282,3 +282,19 @@ async def test_a_large_file_comes_back_as_it_was_sent(made: Rig) -> None:
     content = b"\n".join(line(f"c{n}", "x" * 1000) for n in range(1500))
     file = await upload(made.client, content)
     assert (await made.client.files.content(file.id)).content == content
+
+
+async def test_a_file_is_quoted(made: Rig) -> None:
+    content = line("a", model=MODEL) + b"\n" + line("b", model="nobody") + b"\n{"
+    file = await upload(made.client, content)
+    body = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h"}
+    quote: Any = await made.client.post("/batches/quote", body=body, cast_to=object)
+    assert (quote["object"], quote["requests"], quote["bad_lines"]) == ("batch.quote", 2, 1)
+    assert (quote["sampled"], quote["refused"]) == (2, 1)
+    assert "'nobody' is not served here" in quote["refusal"]
+    assert (quote["own_usd"], quote["ends_at"]) == (None, None)
+    assert [each async for each in made.client.batches.list()] == []
+    with pytest.raises(openai.NotFoundError):
+        await made.client.post(
+            "/batches/quote", body={**body, "input_file_id": "none"}, cast_to=object
+        )
