@@ -123,6 +123,9 @@ class ItemRuns:
         except asyncio.CancelledError:
             if not running.stopped:
                 raise
+        except Exception:  # one fault must not lose the item: without a result it would never end
+            log.exception("an item of batch %s waits", running.job.job_id)
+            running.try_again(item, Retry(), self._parts.clock())
         finally:
             started()
             self.in_flight -= 1

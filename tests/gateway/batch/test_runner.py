@@ -17,6 +17,7 @@ from gateway.batch.port import BatchReason, BatchRefused
 from gateway.batch.running import retries, runner
 from gateway.batch.running.execution import ItemAnswer, ItemCall
 from gateway.batch.running.retries import Retry
+from gateway.batch.store.files import read_bytes
 from gateway.batch.store.jobs import claim_jobs
 from scheduler.contract import SloClass
 from tests.gateway.batch.rig import CALLER, OWNER, Rig, answered, line, lines, rig
@@ -332,6 +333,25 @@ async def test_a_database_that_is_away_at_the_start_delays_the_lane(
     async with made.running():
         ended = await made.ended(job)
     assert (refused, ended.succeeded) == (2, 3)
+
+
+async def test_a_fault_of_the_database_that_nobody_expects_loses_no_item(
+    made: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = 3
+
+    async def faulty(*arguments: object) -> bytes:
+        nonlocal faults
+        if faults:
+            faults -= 1
+            raise RuntimeError("another operation is in progress")
+        return await read_bytes(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("gateway.batch.running.item_runs.read_bytes", faulty)
+    job = await made.submit(lines(5))
+    async with made.running():
+        ended = await made.ended(job)
+    assert (faults, ended.succeeded, ended.failed) == (0, 5, 0)
 
 
 async def test_a_job_has_one_runner(made: Rig) -> None:
