@@ -122,20 +122,21 @@ def test_only_what_a_running_gateway_cannot_change_makes_pods_anew(helm: Helm) -
         assert template(**values)["metadata"] != before["metadata"], values
 
 
-def test_the_http_port_is_there_when_it_is_wanted(helm: Helm) -> None:
-    values = {"config": REMOTE, "http": {"enabled": True, "port": 80}}
+@pytest.mark.parametrize("name", ["http", "console"])
+def test_a_port_is_there_when_it_is_wanted(helm: Helm, name: str) -> None:
+    values = {"config": REMOTE, name: {"enabled": True, "port": 80}}
     rendered = helm.render(values | {"networkPolicy": {"enabled": True}})
     (container,) = pod_of(rendered)["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     config = yaml.safe_load(rendered.config)
-    assert config["server"]["http_listen"] == f"[::]:{ports['http']}"
-    for name, wanted in (("x-moegate", 80), ("x-moegate-headless", ports["http"])):
-        found = {port["name"]: port for port in rendered.one("Service", name)["spec"]["ports"]}
-        assert (found["http"]["port"], found["http"]["appProtocol"]) == (wanted, "http")
+    assert config["server"][f"{name}_listen"] == f"[::]:{ports[name]}"
+    for service, wanted in (("x-moegate", 80), ("x-moegate-headless", ports[name])):
+        found = {port["name"]: port for port in rendered.one("Service", service)["spec"]["ports"]}
+        assert (found[name]["port"], found[name]["appProtocol"]) == (wanted, "http")
     allowed = rendered.one("NetworkPolicy")["spec"]["ingress"][0]["ports"]
-    assert {"port": ports["http"]} in allowed
+    assert {"port": ports[name]} in allowed
     without = yaml.safe_load(helm.render({"config": REMOTE}).config)
-    assert "http_listen" not in without["server"]
+    assert f"{name}_listen" not in without["server"]
 
 
 def test_people_sign_in_to_the_console_as_the_values_say(helm: Helm) -> None:

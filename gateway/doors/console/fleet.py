@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,8 +62,6 @@ class FleetWatch:
             try:
                 async with asyncio.timeout(FIRST_S):
                     await asyncio.shield(self._came)
-            except grpc.aio.AioRpcError as error:
-                raise of_rpc(error) from error
             except TimeoutError:
                 text = f"The state of the fleet has not come in {FIRST_S:g} s."
                 raise Problem(504, "The answer took too long", text) from None
@@ -87,10 +84,15 @@ class FleetWatch:
                 if self._clock() - self._seen_s > UNWATCHED_S:
                     return
         except grpc.aio.AioRpcError as error:
-            if not came.done():
-                came.set_exception(error)
-                came.exception()  # it is retrieved also if nobody waits any more
+            _fail(came, of_rpc(error))
         finally:
-            with contextlib.suppress(asyncio.InvalidStateError):
-                came.cancel()
+            text = "The watch of the fleet has ended: the gateway stops, or the key is revoked."
+            _fail(came, Problem(503, "The gateway cannot answer now", text))
             call.cancel()
+
+
+def _fail(came: asyncio.Future[None], problem: Problem) -> None:
+    """Tells those that wait for the first state, unless it has come."""
+    if not came.done():
+        came.set_exception(problem)
+        came.exception()  # it is retrieved also if nobody waits any more
