@@ -246,7 +246,12 @@ def main() -> None:
     for batches in (False, True):
         found = play(day, policy, batches=batches)
         print(f"{'with' if batches else 'without'} batches: {found}")
-        print(f"  ${found.usd_per_mtok:.4f} a million tokens")
+        measured_s = (1.0 - WARM_UP_SHARE) * day.day_s
+        full = day.capacity_per_s * day.replicas * measured_s
+        print(
+            f"  ${found.usd_per_mtok:.4f} a million tokens;"
+            f" {(found.requests + found.items) / full:.1%} of full saturation"
+        )
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ async def opened(variant: Variant, folder: Path, dsn: str, epoch: str) -> AsyncI
     owner = Owner("benchmark", epoch)
     spool = Spool(folder / "spool", epoch) if variant.spool else None
     if spool is not None:
-        await recover_spool(spool, database)
+        await recover_spool(spool, database, lambda *_: ())
     await database.write(lambda tx: record_heartbeat(tx, owner))
     commits = Commits(append, variant)
     ledger = Ledger(database, commits.write, 10_000_000, spool)

@@ -31,7 +31,6 @@ from gateway.doors.http.sse import SilentStreams
 from gateway.doors.openai.batches.execution import LineExecution
 from gateway.doors.openai.dialect import line_handlers
 from gateway.pipeline.pipeline import Pipeline
-from scheduler.budgets.budget import BudgetAccount, Holder
 from scheduler.port import SchedulerPort
 from scheduler.prefix.item_order import order_items
 
@@ -62,9 +61,10 @@ class BatchLane:
         self.runner = BatchRunner(
             RunnerParts(
                 name=accounting.owner.gateway,
+                epoch=accounting.owner.epoch,
                 database=accounting.database,
                 write=accounting.write,
-                accounts_of=self._budget_accounts,
+                accounts_of=accounting.budgets.accounts_of,
                 executions=self._executions(pipeline, port),
                 caller_of=self._caller_of,
                 bounds=self._bounds,
@@ -118,14 +118,6 @@ class BatchLane:
     def _notify(self) -> None:
         if self.runner is not None:
             self.runner.notify()
-
-    def _budget_accounts(
-        self, tenant: str, key_id: str, session_id: str, unix_s: float
-    ) -> list[BudgetAccount]:
-        """Returns the budget accounts that count an attempt."""
-        holder = Holder(tenant, key_id, session_id)
-        book = self._accounting.budgets.book
-        return [limit.account for limit in book.accounts(holder, unix_s)]
 
 
 def _now_us() -> int:

@@ -49,7 +49,7 @@ class Policy:
     most_pending_chunks: float = 1.0
     least_margin: float = 0.05
     tpot_share: float = 1.0
-    batch_pace_share: float = 0.6
+    batch_pace_share: float = 0.66
     batch_opens_s: float = 900.0
     ageing: float = 0.1
     lower_class_share: float = 0.05

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from tests.known import IDLE_METRICS
-from tests.misbehaving import on_a_free_port
+from tests.misbehaving import on_a_port
 
 ROLE = (
     b'data: {"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},'
@@ -78,12 +78,12 @@ class Counting:
 
 
 @contextlib.asynccontextmanager
-async def counting(upstream: Counting) -> AsyncIterator[None]:
-    """Listens on a free port."""
+async def counting(upstream: Counting, port: int = 0) -> AsyncIterator[None]:
+    """Listens. `port`: 0: a free one."""
     app = web.Application(handler_args={"handler_cancellation": True}, client_max_size=1 << 26)
     app.router.add_post("/v1/chat/completions", upstream.generate)
     app.router.add_post("/v1/completions", upstream.generate)
     app.router.add_get("/v1/models", upstream.models)
     app.router.add_get("/metrics", upstream.metrics)
-    async with on_a_free_port(app) as upstream.url:
+    async with on_a_port(app, port) as upstream.url:
         yield

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.misbehaving import on_a_free_port
+from tests.misbehaving import on_a_port
 
 Object = dict[str, Any]
 PATH = "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
@@ -140,6 +140,6 @@ async def kubernetes_api(namespace: str, service: str) -> AsyncIterator[Kubernet
     api = KubernetesApi(namespace, service)
     app = web.Application()
     app.router.add_get(PATH, api.handle)
-    async with on_a_free_port(app) as url:
+    async with on_a_port(app) as url:
         api.url = url
         yield api

@@ -337,17 +337,17 @@ async def listening(upstream: Upstream) -> AsyncIterator[None]:
     app.router.add_post("/v1/completions", upstream.probe)
     app.router.add_get("/v1/models", upstream.models)
     app.router.add_get("/metrics", upstream.metrics)
-    async with on_a_free_port(app) as upstream.url:
+    async with on_a_port(app) as upstream.url:
         yield
 
 
 @contextlib.asynccontextmanager
-async def on_a_free_port(app: web.Application) -> AsyncIterator[str]:
-    """Serves an application on loopback; gives its address."""
+async def on_a_port(app: web.Application, port: int = 0) -> AsyncIterator[str]:
+    """Serves an application on loopback; gives its address. `port`: 0: a free one."""
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()

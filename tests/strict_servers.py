@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from gateway.config.remote import HistoryConfig, ReasoningField, RemoteApi
-from tests.misbehaving import on_a_free_port
+from tests.misbehaving import on_a_port
 
 Json = dict[str, Any]
 REASONING = "Let me look."
@@ -266,7 +266,7 @@ async def strict_server(kind: type[StrictServer]) -> AsyncIterator[StrictServer]
     app = web.Application()
     app.router.add_post("/v1/chat/completions", server.generate)
     app.router.add_post("/v1/messages", server.generate)
-    async with on_a_free_port(app) as server.url:
+    async with on_a_port(app) as server.url:
         yield server
 
 

@@ -205,7 +205,15 @@ async def open_accounting(
                     base_dir / (settings.spool or f"{settings.sqlite}.spool"), owner.epoch
                 )
                 stack.callback(spool.close)
-                await recover_spool(spool, database)
+            except (LedgerUnusable, OSError) as error:
+                raise _unusable(error) from error
+        ledger = Ledger(database, append, settings.backlog_rows, spool)
+        budgets = Budgets(ledger, owner)
+        budgets.configure(map(configured_budget, config.budgets))
+        budgets.override(await database.read(overrides))
+        if spool is not None:
+            try:
+                await recover_spool(spool, database, budgets.accounts_of)
             except (LedgerUnusable, LedgerUnavailable, OSError) as error:
                 raise _unusable(error) from error
         adopted: list[OpenLease] = []
@@ -218,10 +226,6 @@ async def open_accounting(
             # No other gateway can have the file open: other names are old names of this gateway.
             await database.write(lambda tx: recover_silent_gateways(tx, owner, 0.0))
         await database.write(lambda tx: record_heartbeat(tx, owner))
-        ledger = Ledger(database, append, settings.backlog_rows, spool)
-        budgets = Budgets(ledger, owner)
-        budgets.configure(map(configured_budget, config.budgets))
-        budgets.override(await database.read(overrides))
         budgets.adopt(adopted)
         opened = Accounting(
             database,

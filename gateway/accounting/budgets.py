@@ -28,7 +28,7 @@ from gateway.accounting.ledger.leases import (
     record_lost_rows,
 )
 from gateway.accounting.ledger.ledger import Ledger
-from scheduler.budgets.budget import Budget, Holder, Limit, Refusal, Scope
+from scheduler.budgets.budget import Budget, BudgetAccount, Holder, Limit, Refusal, Scope
 from scheduler.budgets.budget_book import (
     BudgetBook,
     BudgetSettlement,
@@ -115,6 +115,13 @@ class Budgets:
     def holder(self, tenant: str, key_id: str, session_id: str) -> Holder | None:
         """The holder whose lease pays for a request; None where no budget applies."""
         return self._book.holder(tenant, key_id, session_id)
+
+    def accounts_of(
+        self, tenant: str, key_id: str, session_id: str, unix_s: float
+    ) -> list[BudgetAccount]:
+        """Returns the budget accounts that count an attempt of a moment."""
+        holder = Holder(tenant, key_id, session_id)
+        return [limit.account for limit in self._book.accounts(holder, unix_s)]
 
     def adopt(self, leases: Iterable[OpenLease]) -> None:
         """Takes over leases of the process before this one, whose requests go on."""

@@ -1,4 +1,5 @@
-"""A gateway in a process of its own, to be killed: forked from one that has imported everything."""
+"""Gateways and engines in processes of their own, to be killed: forked from one that has imported
+everything."""
 
 from __future__ import annotations
 
@@ -14,11 +15,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gateway.config.gateway import GatewayConfig
 from gateway.doors.grpc.listening.health import INFERENCE
 from gateway.server import running_gateway
+from tests.counting import Counting, counting
 from tests.ledgers import a_nano_dollar_a_token
 
 READY_S = 60.0
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["gateway.server", "tests.ledgers"])
+_forks.set_forkserver_preload(["gateway.server", "tests.counting", "tests.ledgers"])
 
 
 def _serve(config: GatewayConfig, folder: Path) -> None:
@@ -64,8 +66,54 @@ class Mortal:
 
     def kill(self) -> None:
         """kill -9; returns when it is gone."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.join(READY_S)
-        assert self.process.exitcode == -9, self.process.exitcode
+        _kill(self.process)
         self.process = None
+
+
+def _count(port: int, pause_s: float) -> None:
+    async def forever() -> None:
+        async with counting(Counting(pause_s=pause_s), port):
+            await asyncio.Event().wait()
+
+    asyncio.run(forever())
+
+
+@dataclass
+class MortalEngine:
+    """A counting upstream in a process of its own."""
+
+    port: int
+    pause_s: float
+    process: ForkServerProcess | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Starts it; returns when it answers."""
+        self.process = _forks.Process(target=_count, args=(self.port, self.pause_s), daemon=True)
+        self.process.start()
+        async with asyncio.timeout(READY_S):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                except OSError:
+                    assert self.process.is_alive(), "the engine did not start"
+                    await asyncio.sleep(0.02)
+                else:
+                    writer.close()
+                    return
+
+    def kill(self) -> None:
+        """kill -9; returns when it is gone."""
+        _kill(self.process)
+        self.process = None
+
+
+def _kill(process: ForkServerProcess | None) -> None:
+    assert process is not None
+    process.kill()
+    process.join(READY_S)
+    assert process.exitcode == -9, process.exitcode

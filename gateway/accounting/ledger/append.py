@@ -26,8 +26,9 @@ def transactional_append(database: Database, epoch: str) -> Append:
     return write
 
 
-async def append(tx: Tx, epoch: str, first_seq: int, rows: Sequence[PendingRow]) -> None:
+async def append(tx: Tx, epoch: str, first_seq: int, rows: Sequence[PendingRow]) -> int:
     """Writes rows, numbered from `first_seq`, and skips those that the database already has.
+    Returns how many it has written, which are the last ones.
 
     Batches of an epoch are written in order and whole, so that the rows it has are a prefix.
     """
@@ -35,7 +36,7 @@ async def append(tx: Tx, epoch: str, first_seq: int, rows: Sequence[PendingRow])
     written = 0 if last is None else max(0, last + 1 - first_seq)
     fresh = rows[written:]
     if not fresh:
-        return
+        return 0
     if first_seq == 0:
         await register_epoch(tx, epoch)
     first_seq += written
@@ -71,6 +72,7 @@ async def append(tx: Tx, epoch: str, first_seq: int, rows: Sequence[PendingRow])
         for name in msgspec.json.decode(names, type=list[str]):
             add_to(accounts, name, spent - covered, spent - covered if late else overrun)
     await apply(tx, accounts)
+    return len(fresh)
 
 
 def add_to(accounts: dict[str, tuple[int, int]], name: str, settled: int, committed: int) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.accounting.ledger.append import append
+from gateway.accounting.ledger.corrections import AccountsOf, correct_lost_runs
 from gateway.accounting.ledger.database import Database, LedgerUnusable, Tx
 from gateway.accounting.ledger.rows import PendingRow
 
@@ -171,9 +172,10 @@ def _records(data: bytes) -> dict[tuple[str, int], PendingRow]:
     return found
 
 
-async def recover_spool(spool: Spool, database: Database) -> int:
-    """Writes the rows that a killed process left in its spool, at the start. Returns their number,
-    including those that the database already had. Raises LedgerUnusable, LedgerUnavailable.
+async def recover_spool(spool: Spool, database: Database, accounts_of: AccountsOf) -> int:
+    """Writes the rows that a killed process left in its spool, at the start, and corrects those of
+    lost runs. Returns their number, including those that the database already had. Raises
+    LedgerUnusable, LedgerUnavailable.
     """
     runs = await asyncio.to_thread(spool.unwritten_rows)
     for run in runs:
@@ -184,13 +186,17 @@ async def recover_spool(spool: Spool, database: Database) -> int:
             )
         for begin in range(0, len(run.rows), PIECE_ROWS):
             piece = run.rows[begin : begin + PIECE_ROWS]
-            await database.write(partial(_append, run.epoch, run.first_seq + begin, piece))
+            first_seq = run.first_seq + begin
+            await database.write(partial(_append, run.epoch, first_seq, piece, accounts_of))
     spool.clear()
     return sum(len(run.rows) for run in runs)
 
 
-async def _append(epoch: str, first_seq: int, rows: list[PendingRow], tx: Tx) -> None:
-    await append(tx, epoch, first_seq, rows)
+async def _append(
+    epoch: str, first_seq: int, rows: list[PendingRow], accounts_of: AccountsOf, tx: Tx
+) -> None:
+    known = len(rows) - await append(tx, epoch, first_seq, rows)
+    await correct_lost_runs(tx, epoch, first_seq + known, rows[known:], accounts_of)
 
 
 async def _knows(epoch: str, tx: Tx) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from gateway.accounting.ledger.corrections import AccountsOf
 from gateway.accounting.ledger.database import Database
 from gateway.auth.authenticator import Caller
 from gateway.batch.jobs import Form
 from gateway.batch.running.execution import Execution
 from gateway.batch.running.recorder import Write
-from gateway.batch.running.recovery import AccountsOf
 from gateway.batch.running.validation import Order
 from gateway.config.batch import BatchConfig
 
@@ -21,6 +21,7 @@ class RunnerParts:
 
     Attributes:
         name: that of the gateway, which no other process has at the same time.
+        epoch: of this process, in its rows of the ledger.
         write: runs a transaction after the rows of the ledger that were recorded before.
         accounts_of: budget accounts, for corrections.
         executions: of each form of items.
@@ -33,6 +34,7 @@ class RunnerParts:
     """
 
     name: str
+    epoch: str
     database: Database
     write: Write
     accounts_of: AccountsOf

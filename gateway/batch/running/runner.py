@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.batch.jobs import Job, JobState
@@ -18,7 +19,7 @@ from gateway.batch.running.ending import CANCELLED, EXPIRED, end_rest
 from gateway.batch.running.item_runs import ItemRuns
 from gateway.batch.running.parts import RunnerParts
 from gateway.batch.running.recorder import Recorder
-from gateway.batch.running.recovery import recover_taken
+from gateway.batch.running.recovery import correct_own_runs, recover_taken
 from gateway.batch.running.retention import delete_old
 from gateway.batch.running.running_job import RunningJob
 from gateway.batch.running.validation import validate
@@ -59,6 +60,8 @@ class BatchRunner:
         self._look = False
         self._is_draining = False
         self._preparing: set[asyncio.Task[None]] = set()
+        self._correcting: dict[str, asyncio.Task[None]] = {}
+        """Corrections of jobs that were lost here; this runner takes none of them before."""
         self.runs = ItemRuns(parts, self._recorder, on_change=self._wake.set, on_lost=self._forget)
 
     @property
@@ -129,7 +132,7 @@ class BatchRunner:
 
     async def _close(self, *own: asyncio.Task[None]) -> None:
         tasks = [task for job in self.jobs for task in job.tasks.values()]
-        tasks += [*self._preparing, *own]
+        tasks += [*self._preparing, *self._correcting.values(), *own]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -194,7 +197,33 @@ class BatchRunner:
         if self._jobs.get(running.job.job_id) is running:
             log.warning("batch %s has another runner now", running.job.job_id)
             del self._jobs[running.job.job_id]
+            if running.is_ready:
+                task = asyncio.create_task(self._correct(running), name="moegate-batch-lost")
+                self._correcting[running.job.job_id] = task
+                task.add_done_callback(partial(self._corrected, running.job.job_id))
         _stop(running, "lost")
+
+    def _corrected(self, job_id: str, task: asyncio.Task[None]) -> None:
+        if self._correcting.get(job_id) is task:
+            del self._correcting[job_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("lost runs of batch %s are not corrected", job_id, exc_info=error)
+
+    async def _correct(self, running: RunningJob) -> None:
+        """Takes back what was charged for items of a lost job, which its new runner runs again."""
+        parts = self._parts
+        await asyncio.gather(*running.tasks.values(), return_exceptions=True)
+        job, numbers = running.job, list(running.tries)
+        while True:
+            try:
+                corrected = await parts.write(
+                    lambda tx: correct_own_runs(tx, job, numbers, parts.epoch, parts.accounts_of)
+                )
+                break
+            except LedgerUnavailable:
+                await asyncio.sleep(RETRY_S)
+        if corrected:
+            log.warning("batch %s: %d lost runs corrected", job.job_id, corrected)
 
     async def _prepare(self, running: RunningJob) -> None:
         """Makes the items of a new job, or takes over what an earlier runner left."""
@@ -213,6 +242,8 @@ class BatchRunner:
 
     async def _prepare_once(self, running: RunningJob) -> None:
         parts, claim, job = self._parts, running.claim, running.job
+        if (correction := self._correcting.get(job.job_id)) is not None:
+            await asyncio.gather(correction, return_exceptions=True)
         if job.started_unix_us is None:
             execution = parts.executions[job.form]
             ended = await validate(

@@ -189,6 +189,9 @@ class Quarter:
             "outcome": "ok" if charged else "retryable",
             "started_unix_us": at_ns // 1000,
             "ended_unix_us": at_ns // 1000,
+            "prompt_tokens": 50,
+            "cached_tokens": 0,
+            "completion_tokens": 100,
             "metered_nano_usd": cost,
             "charged_nano_usd": charged,
         }

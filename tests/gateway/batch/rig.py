@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from gateway.accounting.ledger.append import transactional_append
+from gateway.accounting.ledger.append import append, transactional_append
 from gateway.accounting.ledger.database import Database, Tx
 from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.ledger.rows import pending_row
@@ -152,6 +152,7 @@ class Rig:
         return BatchRunner(
             RunnerParts(
                 name=name,
+                epoch="epoch",
                 database=self.database,
                 write=self.write,
                 accounts_of=no_accounts,
@@ -186,6 +187,23 @@ class Rig:
         """Adds a row to the ledger, as a settled attempt does."""
         row = settled(f"key/{request_id}", charged=nano_usd, ended_unix_s=self.now_us / 1e6)
         self.ledger.add(pending_row(row, None))
+
+    async def charge_elsewhere(self, request_id: str, nano_usd: int = 100) -> None:
+        """The same, by another process at the database."""
+        row = settled(f"key/{request_id}", charged=nano_usd, ended_unix_s=self.now_us / 1e6)
+        epoch = f"elsewhere-{request_id}"
+        await self.database.write(lambda tx: append(tx, epoch, 0, [pending_row(row, None)]))
+
+    async def corrected(self) -> int:
+        """Sum of the corrections of the ledger."""
+
+        async def total(tx: Tx) -> Sequence[tuple[int, ...]]:
+            return await tx.rows(
+                "SELECT COALESCE(CAST(SUM(charged_nano_usd) AS BIGINT), 0) FROM attempt"
+                " WHERE state = 'correction'"
+            )
+
+        return int((await self.database.read(total))[0][0])
 
     async def job(self, job: Job) -> Job:
         """The job as it stands now."""

@@ -372,6 +372,48 @@ async def test_a_runner_that_lost_its_job_writes_nothing(made: Rig) -> None:
     assert (ended.succeeded, ended.failed) == (3, 0)
 
 
+async def test_what_a_runner_charged_for_a_job_that_it_lost_is_corrected(made: Rig) -> None:
+    """It lives and could not reach the database: its rows come after the other one has taken over
+    and has ended the items."""
+    stalled = asyncio.Event()
+
+    async def slow(call: ItemCall) -> ItemAnswer:
+        call.on_start()
+        await stalled.wait()
+        made.charge(call.request_id, 60)
+        return await answered(call)
+
+    async def good(call: ItemCall) -> ItemAnswer:
+        await made.charge_elsewhere(call.request_id)
+        return await answered(call)
+
+    made.execution.script = slow
+    made.limit(items_in_flight=3)
+    job = await made.submit(lines(5))
+    async with made.running("old") as old:
+        await until_running(made, 3)
+        hold = old._hold
+        monkey = asyncio.Event()
+
+        async def no_hold() -> None:
+            await monkey.wait()
+            await hold()
+
+        old._hold = no_hold  # type: ignore[method-assign]
+        made.now_us += 3_600_000_000  # it was silent for an hour
+        made.execution.script = good
+        async with made.running("new"):
+            ended = await made.ended(job)
+        assert await made.charged() == ended.charged_nano_usd == 500
+        stalled.set()
+        monkey.set()
+        async with asyncio.timeout(30.0):
+            while await made.corrected() != -3 * 60:
+                await asyncio.sleep(0.02)
+    assert (ended.state, ended.succeeded) == (JobState.COMPLETED, 5)
+    assert await made.charged() == 500
+
+
 async def test_a_job_that_was_being_read_is_read_again(made: Rig) -> None:
     job = await made.submit(lines(30))
     [(claim, _)] = await made.database.write(

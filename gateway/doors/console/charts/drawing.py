@@ -46,7 +46,7 @@ class Size:
 
 
 WIDE = Size(name="wide", width=760, height=280, texts=9)
-NARROW = Size(name="narrow", width=360, height=240, texts=4, ticks=5)
+NARROW = Size(name="narrow", width=360, height=240, texts=3, ticks=5)
 
 
 def picture(chart: Chart, size: Size, identity: str) -> Markup:

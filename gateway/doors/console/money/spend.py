@@ -88,6 +88,8 @@ def asked_of(query: Mapping[str, str], role: KeyRole, now: datetime) -> Asked:
 
 async def _page(visit: Visit) -> web.Response:
     asked = asked_of(visit.query, visit.visitor.caller.role, datetime.now(UTC))
+    if visit.query.get("format") == "csv":
+        return await _file(visit, asked)
     answer = await visit.calls.usage.GetSpend(asked.request(ASKED_ROWS), **visit.rpc)
     chart = None
     if asked.period:
@@ -110,14 +112,10 @@ async def _page(visit: Visit) -> web.Response:
     )
 
 
-async def _file(visit: Visit) -> web.Response:
-    asked = asked_of(visit.query, visit.visitor.caller.role, datetime.now(UTC))
+async def _file(visit: Visit, asked: Asked) -> web.Response:
     answer = await visit.calls.usage.GetSpend(asked.request(FILE_ROWS), **visit.rpc)
     rows = [[*row.group, *known(row)] for row in answer.rows]
     return await csv_answer("spend", [*asked.groups, *NUMBERS], rows)
 
 
-SPEND_PAGES = (
-    Page(path="/money/spend", handle=_page, name="Spend", group="Money"),
-    Page(path="/money/spend.csv", handle=_file),
-)
+SPEND_PAGES = (Page(path="/money/spend", handle=_page, name="Spend", group="Money"),)

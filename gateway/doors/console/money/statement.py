@@ -137,6 +137,8 @@ def cost_of(line: usage_pb2.StatementLine) -> int:
 
 async def _page(visit: Visit) -> web.Response:
     asked = asked_of(visit.query, visit.visitor.caller.role, datetime.now(UTC))
+    if visit.query.get("format") == "csv":
+        return await _file(visit, asked)
     answer, by_time = await asyncio.gather(
         visit.calls.usage.GetStatement(asked.request, **visit.rpc), _over_time(visit, asked)
     )
@@ -171,8 +173,7 @@ async def _over_time(visit: Visit, asked: Asked) -> usage_pb2.GetStatementRespon
     return answer
 
 
-async def _file(visit: Visit) -> web.Response:
-    asked = asked_of(visit.query, visit.visitor.caller.role, datetime.now(UTC))
+async def _file(visit: Visit, asked: Asked) -> web.Response:
     answer = await visit.calls.usage.GetStatement(asked.request, **visit.rpc)
     return await csv_answer("statement", [*asked.groups, *HEADER], _rows(answer.statements))
 
@@ -195,5 +196,4 @@ def _rows(statements: Sequence[usage_pb2.Statement]) -> list[list[Cell]]:
 
 STATEMENT_PAGES = (
     Page(path="/money/statement", handle=_page, roles=ADMINS, name="Statement", group="Money"),
-    Page(path="/money/statement.csv", handle=_file, roles=ADMINS),
 )

@@ -36,7 +36,7 @@ from gateway.doors.grpc.rpc_context import (
 )
 from gateway.translation.responses import duration
 from moegate.v1 import admin_pb2
-from scheduler.budgets.budget import Budget, BudgetAccount, Holder, Scope
+from scheduler.budgets.budget import Budget, Scope
 from scheduler.budgets.budget_window import Period
 from scheduler.port import SchedulerPort
 
@@ -217,7 +217,7 @@ class AdminService(AccessService):
                     request.seq,
                     request.delta_nano_usd,
                     note,
-                    self._budget_accounts,
+                    self._accounting.budgets.accounts_of,
                 )
                 event = Event(
                     actor=caller.actor,
@@ -317,14 +317,6 @@ class AdminService(AccessService):
         await self._ledger(
             lambda: self._accounting.set_budget(scope, budget, lambda tx: record(tx, event))
         )
-
-    def _budget_accounts(
-        self, tenant: str, key_id: str, session_id: str, unix_s: float
-    ) -> list[BudgetAccount]:
-        """Returns the budget accounts that count an attempt."""
-        book = self._accounting.budgets.book
-        holder = Holder(tenant, key_id, session_id)
-        return [limit.account for limit in book.accounts(holder, unix_s)]
 
     async def _refusing(self, budget: Budget, rates_of: RatesOf) -> list[Problem]:
         """Returns why a budget would refuse every request of a model, or of all, from now on."""
