@@ -23,10 +23,14 @@ examples/node/node_modules/.ready: examples/node/package.json examples/node/pack
 	cd examples/node && npm ci --no-audit --no-fund
 	touch $@
 
+tests/oidc/node_modules/.ready: tests/oidc/package.json tests/oidc/package-lock.json
+	cd tests/oidc && npm ci --no-audit --no-fund
+	touch $@
+
 demo: $(VENV)/.ready  ## the main job: simulated fleet, gateway, load, live table (about a minute)
 	$(BIN)/moegate demo
 
-test: lint examples/node/node_modules/.ready  ## lint, types and the fast suite
+test: lint examples/node/node_modules/.ready tests/oidc/node_modules/.ready  ## lint, types and the fast suite
 	$(BIN)/pytest
 
 lint: $(VENV)/.ready  ## ruff, mypy --strict, buf lint, no breaking change of the protos
@@ -111,4 +115,4 @@ lock: $(VENV)/.ready  ## renew requirements.lock and the image's (needs uv on th
 	sed -i '1i # Every package of the container image, as in requirements.lock; `make lock` renews it.' requirements-image.lock
 
 clean:  ## remove everything that was built here
-	rm -rf $(VENV) $(PEERS) .venv-vllm .venv-vllm-0.33 .cache examples/node/node_modules
+	rm -rf $(VENV) $(PEERS) .venv-vllm .venv-vllm-0.33 .cache examples/node/node_modules tests/oidc/node_modules

@@ -14,7 +14,7 @@ import msgspec
 
 from scheduler.adapters.told import AdaptersTold
 from scheduler.budgets.budget_window import Window
-from scheduler.engine_steps import EngineCounts, EngineSteps
+from scheduler.engine_steps import EngineCounts, EngineSteps, KvTransfers
 from scheduler.prefix.token_blocks import CacheEvents, TokenBlocks
 from scheduler.pricing import TokenRates
 
@@ -232,7 +232,8 @@ class EngineReport:
     start. `kv_usage`: mean of the ranks, 0 to 1. `kv_usage_fullest`: the highest of the ranks.
     `kv_capacity_derived`: the capacity was computed from other figures of the engine.
     `max_running`: most sequences that it runs at once. `prefills`: of a disaggregated replica, the
-    counts of its engines that prefill; `counts` and the KV cache are then those that decode.
+    counts of its engines that prefill; `counts` and the KV cache are then those that decode, and
+    `transfers` what travelled between them.
     """
 
     placement: str
@@ -249,6 +250,7 @@ class EngineReport:
     max_running: int | None = None
     counts: EngineCounts | None = None
     prefills: EngineCounts | None = None
+    transfers: KvTransfers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

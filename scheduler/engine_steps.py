@@ -39,6 +39,26 @@ class EngineCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KvTransfers:
+    """KV caches that travelled between the engines of a disaggregated replica: totals since their
+    start.
+
+    Attributes:
+        count, seconds: transfers that succeeded, and their durations added up. Each worker of a
+            tensor-parallel engine counts its own.
+        requests: sequences that were computed further on an engine that decodes.
+        tokens: prompt tokens whose KV cache these engines fetched.
+        failed: transfers that failed.
+    """
+
+    count: int
+    seconds: float
+    requests: int
+    tokens: int
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStep:
     """One step of one rank.
 
@@ -102,8 +122,8 @@ class EngineTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of one request by the engine, which it tells with the end of the answer.
 
     `whole_s`: from its arrival in the engine's queue to the last token. `prefill_had_s`,
-    `decode_had_s`: what it had of the engine's steps, shared with those that ran beside it; None:
-    not told.
+    `decode_had_s`: what it had of the engine's steps, shared with those that ran beside it, all
+    choices together; None: not told.
     """
 
     whole_s: float

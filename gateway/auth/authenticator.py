@@ -1,7 +1,8 @@
 """Authenticates callers: from the API key in the metadata of a call to the `Caller`.
 
 Only hashes of keys are kept, and no key appears in an error or a log. Keys come from the
-configuration file and, at run time, from an `AccessTable`.
+configuration file and, at run time, from an `AccessTable`. Where there is a console, the token of
+one of its sessions (`sessions.py`) is taken like a key.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import hmac
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.auth.run_time import NO_RUN_TIME_ACCESS, AccessTable
+from gateway.auth.sessions import PREFIX, KeySession, PersonSession, Sessions
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole, TenantConfig
 from gateway.config.limits import LimitsConfig
 from gateway.config.resolve.api_keys import key_hash
+from gateway.config.resolve.secrets import resolve, session_secret
+from gateway.config.server import SignInRuleConfig
 from scheduler.contract import SloClass
 from scheduler.limits.rate_limit import RateLimits
 
 MAX_KEY_CHARACTERS = 512
 """Longest key that is hashed, which bounds the work that an unknown caller can cause."""
 _PREFIX_BYTES = 8
+PERSON = "oidc:"
+"""Beginning of the key id of people who have a role without a key; no key's id has a colon."""
 
 
 class Unauthenticated(Exception):
@@ -95,6 +101,13 @@ class Authenticator:
     ) -> None:
         """`base_dir`: folder that files of secrets are relative to. `wall`: Unix seconds. Raises
         ConfigError."""
+        self.sessions: Sessions | None = None
+        self.client_secret: str | None = None
+        """Secret of the gateway at the provider of `console.oidc`."""
+        if config.server.console_listen is not None:
+            self.sessions = Sessions(config.console, session_secret(config.console, base_dir), wall)
+            oidc = config.console.oidc
+            self.client_secret = None if oidc is None else resolve(oidc.client_secret, base_dir)
         declared = [
             _Known(
                 bytes.fromhex(key_hash(key, base_dir)), caller_of_key(tenant, key, config.limits)
@@ -108,6 +121,7 @@ class Authenticator:
         """Returns one with the same configuration and the keys of a table in place of those that
         this one has. Those that the file shadows are left out."""
         made = Authenticator.__new__(Authenticator)
+        made.sessions, made.client_secret = self.sessions, self.client_secret
         made._fill(self._config, self._wall, self._declared, table)
         return made
 
@@ -148,7 +162,12 @@ class Authenticator:
 
         Raises Unauthenticated.
         """
-        digest = hashlib.sha256(_presented(metadata).encode()).digest()
+        presented = _presented(metadata)
+        if self.sessions is not None and presented.startswith(PREFIX):
+            return self._of_session(self.sessions, presented)
+        return self._of_digest(key_digest(presented))
+
+    def _of_digest(self, digest: bytes) -> Caller:
         for known in self._known.get(digest[:_PREFIX_BYTES], ()):
             if hmac.compare_digest(known.digest, digest):
                 if self._wall() >= known.until_unix_s:
@@ -156,11 +175,38 @@ class Authenticator:
                 return known.caller
         raise Unauthenticated("the API key is not known")
 
+    def _of_session(self, sessions: Sessions, token: str) -> Caller:
+        session = sessions.read(token)
+        if session is None:
+            raise Unauthenticated("the session has ended: sign in again")
+        if isinstance(session, KeySession):
+            return self._of_digest(session.digest)
+        rule = sessions.rule(session)
+        caller = None if rule is None else self._of_rule(rule, session)
+        if caller is None:
+            raise Unauthenticated("what allowed this session is not in force any more")
+        return replace(caller, subject=session.subject)
+
+    def _of_rule(self, rule: SignInRuleConfig, session: PersonSession) -> Caller | None:
+        if rule.key_id is not None:
+            return self.caller_of(rule.key_id)
+        named = (tenant for tenant in self._config.tenants if tenant.name == rule.tenant)
+        tenant = next(named, None)
+        if tenant is None or rule.role is None:
+            return None
+        key = KeyConfig(id=f"{PERSON}{session.subject}", role=rule.role)
+        return caller_of_key(tenant, key, self._config.limits)
+
     def caller_of(self, key_id: str) -> Caller | None:
         """The caller of a key that was authenticated before, by the id of the key; None: there is
         no such key any more."""
         known = self._by_id.get(key_id)
         return None if known is None or self._wall() >= known.until_unix_s else known.caller
+
+
+def key_digest(key: str) -> bytes:
+    """The hash by which a key is known."""
+    return hashlib.sha256(key.encode()).digest()
 
 
 def _presented(metadata: Sequence[tuple[str, str | bytes]]) -> str:

@@ -6,7 +6,6 @@ docstring of a field is its documentation in the JSON schema.
 
 from __future__ import annotations
 
-import enum
 from typing import Annotated
 
 import msgspec
@@ -40,10 +39,11 @@ from gateway.config.remote import (
     RemoteLimitsConfig,
     SessionHintConfig,
 )
-from gateway.config.server import ClusterConfig, ServerConfig
+from gateway.config.server import ClusterConfig, ConsoleConfig, ServerConfig
 from gateway.config.tasks import Task, tasks_with
 from gateway.config.telemetry import TelemetryConfig
 from gateway.config.values import Count, Seconds, Url
+from gateway.config.values import KeyRole as KeyRole
 from gateway.config.values import ModelName as ModelName
 from gateway.config.values import Name as Name
 from gateway.config.values import SecretConfig as SecretConfig
@@ -67,17 +67,6 @@ Sha256 = Annotated[
     str,
     Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key as 64 lower-case hex digits."),
 ]
-
-
-class KeyRole(enum.StrEnum):
-    """Role of the holder of a key. Each role includes those before it."""
-
-    CALLER = "caller"
-    """Calls models."""
-    TENANT_ADMIN = "tenant_admin"
-    """Sees and changes what belongs to its tenant."""
-    OPERATOR = "operator"
-    """Operates the gateway."""
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -389,5 +378,7 @@ class GatewayConfig(_Part, frozen=True, kw_only=True):
     """Caps on spend."""
     batch: BatchConfig = BatchConfig()
     """Offline jobs."""
+    console: ConsoleConfig = ConsoleConfig()
+    """Signing in to the console."""
     cluster: ClusterConfig | None = None
     """Other gateways that share this one's scheduler; absent: it stands alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated
 
 import msgspec
@@ -36,6 +37,17 @@ EnvName = Annotated[
         description="Name of an environment variable, not its value.",
     ),
 ]
+
+
+class KeyRole(enum.StrEnum):
+    """Role of the holder of a key. Each role includes those before it."""
+
+    CALLER = "caller"
+    """Calls models."""
+    TENANT_ADMIN = "tenant_admin"
+    """Sees and changes what belongs to its tenant."""
+    OPERATOR = "operator"
+    """Operates the gateway."""
 
 
 class SecretConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

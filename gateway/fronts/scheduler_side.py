@@ -39,6 +39,7 @@ from gateway.fronts.batch_link import batch_handlers
 from gateway.fronts.bookings import LedgerBookings
 from gateway.fronts.messages import APPLY, PREPARE, READY, FrontAddresses, FrontSetting
 from gateway.fronts.metrics import AllFronts, fronts_page
+from gateway.fronts.session_secret import with_session_secret
 from gateway.link.connection import CallFailed, Handler, LinkLost
 from gateway.link.host import HostedFront, SchedulerHost
 from gateway.link.messages import LinkError
@@ -102,6 +103,7 @@ class SchedulerSide:
 
     async def _reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
         old = self.active.config
+        config = with_session_secret(config, self.sockets)
         check_reload(old, config, self.active.access)
         prepared = prepare(config, base_dir)
         if config.server.tls is not None:
@@ -170,6 +172,7 @@ async def running_scheduler_side(
     clock = asyncio.get_running_loop().time
     watches = Watches()
     health = HealthService(watches, config.server.blocked_write_s)
+    config = with_session_secret(config, sockets)
     prepared = prepare_start(config, base_dir, path)
     active = ActiveConfiguration(prepared)
     load_of_loop = LoopLoad(clock, time.process_time, 0.0)

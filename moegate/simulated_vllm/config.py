@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from moegate.simulated_vllm.connector.transfers import KvConnector
 from moegate.simulated_vllm.faults.kinds import NO_FAULTS, Faults
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 from simulation.engine.engine_config import EngineConfig
@@ -46,6 +47,8 @@ class SimulatedVllmConfig:
         faults: the injected faults.
         expert_load: how tokens fall on the experts.
         count_experts: whether the feed tells the experts of each step.
+        kv_connector: how a prompt's KV cache comes from another engine; None: at once, and nothing
+            tells of it.
     """
 
     host: str = "127.0.0.1"
@@ -77,6 +80,7 @@ class SimulatedVllmConfig:
     faults: Faults = NO_FAULTS
     expert_load: ExpertLoad = UNIFORM
     count_experts: bool = False
+    kv_connector: KvConnector | None = None
 
     def __post_init__(self) -> None:
         if self.speed <= 0:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from moegate.simulated_vllm.config import ModelTask, SimulatedVllmConfig
+from moegate.simulated_vllm.connector.transfers import Transfers
 from moegate.simulated_vllm.lora.adapters import LoadedAdapters
 from simulation.engine.counters import EngineCounters, Histogram
 from simulation.engine.engine import Engine
 from simulation.output import FinishReason
 
-CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
+HEADERS = {"Content-Type": "text/plain; version=1.0.0; charset=utf-8"}
 _SLEEP_STATES = {"awake": 1, "weights_offloaded": 0, "discard_all": 0}
 Labels = dict[str, str]
 
@@ -31,6 +32,8 @@ class Served:
     queue_rejections: int
     adapters: LoadedAdapters | None = None
     """None: the server has no LoRA adapters."""
+    transfers: Transfers | None = None
+    """None: it has no connector to other engines."""
 
 
 def render(engine: Engine, served: Served) -> bytes:
@@ -45,7 +48,7 @@ def render(engine: Engine, served: Served) -> bytes:
     text.gauge(
         "num_requests_waiting",
         "Number of requests waiting to be processed.",
-        [len(rank.waiting) for rank in ranks],
+        [len(rank.waiting) + _deferred(served, index) for index, rank in enumerate(ranks)],
     )
     text.gauges("engine_sleep_state", _SLEEP_HELP, "sleep_state", _SLEEP_STATES)
     text.gauge(
@@ -85,6 +88,11 @@ def render(engine: Engine, served: Served) -> bytes:
         if field == "generation_tokens" and config.task is not ModelTask.GENERATE:
             counts = [0 for _ in ranks]  # the one token of a prompt is the pooled output
         text.counter(name, description, [[({}, count)] for count in counts])
+    text.counter(
+        "prompt_tokens_by_source",
+        "Number of prompt tokens by source.",
+        [_sources(rank.counters, served, index) for index, rank in enumerate(ranks)],
+    )
     text.counter(
         "request_success",
         "Count of successfully processed requests.",
@@ -146,6 +154,8 @@ def render(engine: Engine, served: Served) -> bytes:
     text.info(
         "cache_config_info", "Information of the LLMEngine CacheConfig", _cache(config, len(ranks))
     )
+    if served.transfers is not None:
+        _render_transfers(text, served.transfers, len(ranks))
     if served.adapters is not None:
         active = (s.request.adapter for r in ranks for s in (*r.running, *r.waiting))
         text.samples(
@@ -154,6 +164,70 @@ def render(engine: Engine, served: Served) -> bytes:
             served.adapters.samples(filter(None, active), time.time()),
         )
     return text.encode()
+
+
+def _deferred(served: Served, rank: int) -> int:
+    """Requests whose KV cache is under way; the engine's first rank counts them."""
+    return served.transfers.under_way if served.transfers is not None and not rank else 0
+
+
+def _sources(counters: EngineCounters, served: Served, rank: int) -> list[tuple[Labels, int]]:
+    fetched = served.transfers.tokens if served.transfers is not None and not rank else 0
+    external = min(fetched, counters.prompt_tokens)
+    hits = max(0, counters.prompt_tokens_cached - external)
+    return [
+        ({"source": "local_compute"}, counters.prompt_tokens - external - hits),
+        ({"source": "local_cache_hit"}, hits),
+        ({"source": "external_kv_transfer"}, external),
+    ]
+
+
+def _render_transfers(text: _Text, transfers: Transfers, ranks: int) -> None:
+    """What vLLM's NIXL connector tells. No transfer fails here."""
+    for name, description, of_first in (
+        ("xfer_time_seconds", _NIXL_HELP % "duration for NIXL", transfers.seconds),
+        ("post_time_seconds", _NIXL_HELP % "post time for NIXL", transfers.post_seconds),
+        (
+            "bytes_transferred",
+            "Histogram of bytes transferred per NIXL KV Cache transfers.",
+            transfers.bytes,
+        ),
+        (
+            "num_descriptors",
+            "Histogram of number of descriptors per NIXL  KV Cache transfers.",
+            transfers.descriptors,
+        ),
+    ):
+        others = [Histogram(of_first.bounds) for _ in range(ranks - 1)]
+        text.histogram(f"nixl_{name}", description, [of_first, *others])
+    for name, description in _NIXL_FAILURES:
+        text.counter(f"nixl_{name}", description, [[({}, 0)] for _ in range(ranks)])
+
+
+_NIXL_HELP = "Histogram of transfer %s KV Cache transfers."
+_NIXL_FAILURES = (
+    (
+        "num_failed_transfers",
+        "Number of failed NIXL KV Cache transfers, including handshake and notification failures."
+        " NOTE: KV expiry is tracked separately in vllm:nixl_num_kv_expired_reqs.",
+    ),
+    (
+        "num_failed_notifications",
+        "Number of failed NIXL KV Cache notifications. Retained for compatibility; these failures"
+        " are also included in vllm:nixl_num_failed_transfers.",
+    ),
+    (
+        "num_kv_expired_reqs",
+        "Number of requests that had their KV expire. NOTE: This metric is tracked on the P"
+        " instance.",
+    ),
+    (
+        "num_notifications_after_expiry",
+        "Number of completion notifications for requests that were no longer tracked, usually"
+        " because their KV lease expired. The KV blocks may have been reused before the transfer"
+        " finished. Counted per notification (one per remote rank), not per request.",
+    ),
+)
 
 
 def _finished(counters: EngineCounters) -> list[tuple[Labels, int]]:

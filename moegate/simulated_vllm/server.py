@@ -18,6 +18,7 @@ import msgspec
 from aiohttp import ClientConnectionResetError, web
 
 from moegate.simulated_vllm.config import ModelTask, SimulatedVllmConfig
+from moegate.simulated_vllm.connector.transfers import Transfers
 from moegate.simulated_vllm.driver import EngineDriver, RequestProgress
 from moegate.simulated_vllm.failures import (
     BadForm,
@@ -41,7 +42,7 @@ from moegate.simulated_vllm.lora.adapters import (
     decode_load,
     decode_unload,
 )
-from moegate.simulated_vllm.metrics import CONTENT_TYPE, Served, render
+from moegate.simulated_vllm.metrics import HEADERS, Served, render
 from moegate.simulated_vllm.pooling.jobs import (
     BadInput,
     InputTooLong,
@@ -87,6 +88,7 @@ class SimulatedVllm:
         self.driver = EngineDriver(self.engine, self.recorder)
         self.fault_driver = FaultDriver(config.faults, die)
         self.adapters = LoadedAdapters(config.lora_modules, config.max_loras)
+        self.transfers = Transfers(config.kv_connector, config.block_size, config.speed)
         self.url = ""
         self.queue_rejections = 0
         self.began_s = time.time()
@@ -116,8 +118,7 @@ class SimulatedVllm:
         app.router.add_routes(
             [
                 web.get("/health", self._health),
-                web.get("/ping", self._health),
-                web.post("/ping", self._health),
+                *(web.route(method, "/ping", self._health) for method in ("GET", "POST")),
                 web.get("/version", self._version),
                 web.get("/load", self._load),
                 web.get("/metrics", self._metrics),
@@ -178,9 +179,9 @@ class SimulatedVllm:
             began_s=self.began_s,
             queue_rejections=self.queue_rejections,
             adapters=self.adapters if self.config.enable_lora else None,
+            transfers=self.transfers if self.config.kv_connector else None,
         )
-        text = render(self.engine, served)
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=render(self.engine, served), headers=HEADERS)
 
     async def _steps(self, request: web.Request) -> web.Response:
         """The route of moegate's plugin, which a server without a key does not have."""
@@ -263,13 +264,13 @@ class SimulatedVllm:
                 headers={"Content-Type": "text/event-stream; charset=utf-8"},
             )
         drawn = self.fault_driver.draw()
-        if drawn.delay_s:
-            await asyncio.sleep(drawn.delay_s)
+        await asyncio.sleep(drawn.delay_s)
         effects = FaultEffects(drawn.fault, request, self.fault_driver)
         if (instead := effects.instead_of_work()) is not None:
             return instead
         self._check_queue(len(job.request.outputs))
         only_end = not job.stream and drawn.fault is None
+        await self.transfers.fetch(job.request)
         progress = self.driver.submit(job.request, only_end=only_end, rank=rank)
         try:
             if job.stream:

@@ -212,7 +212,7 @@ class GroupMeter:
         clearing.end(totals, run)
         had = None if self.nodes else had_of_engine(run, engine, now_ns - run.sent_ns, price)
         if had is None and clearing.balance >= 0:
-            return_outside(totals, run, engine, now_ns)
+            return_outside(totals, run, engine, now_ns, self.model if self.nodes else None)
         oldest = next(iter(self._runs), run)
         enough = (self._price - oldest.opened_price) << SCALE_BITS if self._runs else 0
         clearing.settle(totals, run, had or (run.prefill, run.decode), enough)
@@ -338,13 +338,10 @@ class GroupMeter:
         if head is not None:
             totals.prefill_busy_ns += elapsed_ns
             amount = price * weights.prompt
-            head.prefill += amount
+            head.charge_prefill(amount, elapsed_ns * 1e-9 * weights.prompt_speed)
             totals.prefill += amount
             self._clearing.charge(amount, 0)
             rest -= amount
-            if head.left_s:
-                spent_s = elapsed_ns * 1e-9 * self._weights.prompt_speed
-                head.left_s = max(1e-15, head.left_s - spent_s)
         self._counters.add(price, sequence=weights.sequence, kv=weights.kv, even=weights.even)
         amount = price * weights.own
         totals.decode += amount

@@ -55,6 +55,19 @@ class Run:
 
     alone: int = 0
     """Part of both that it was charged as the only run of a group without external load."""
+    overrun: int = 0
+    """Part of `prefill` that it was charged beyond the predicted time, while its token was
+    awaited."""
+    overrun_s: float = 0.0
+
+    def charge_prefill(self, amount: int, spent_s: float) -> None:
+        """Charges it for its prompt. `spent_s`: predicted seconds that passed."""
+        self.prefill += amount
+        if self.left_s:
+            self.left_s = max(1e-15, self.left_s - spent_s)
+        else:
+            self.overrun += amount
+            self.overrun_s += spent_s
 
 
 class Counters:

@@ -21,6 +21,7 @@ from scheduler.step_time.single_steps import windows_of
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 from scheduler.step_time.step_windows import SETTLE_S, Window, WindowMeter, prefill_window
+from scheduler.step_time.transfer_fit import transfer_window
 
 MOST_STEPS_KEPT = 4096
 STRETCH_S = 15.0
@@ -101,6 +102,8 @@ class Group:
         if report.prefills is not None:
             if last is not None and (prefills := prefill_window(last, report)) is not None:
                 self.fit.observe_steps((prefills,))
+            if last is not None and (transfers := transfer_window(last, report)) is not None:
+                self.fit.observe_transfers(transfers)
             self.last_report = report
         return self.fit.version != self.applied_version
 

@@ -54,6 +54,7 @@ def apply_fit(fleet: SelfHostedFleet, group: Group) -> None:
     fleet.full_token_s += added_s / len(fleet)
     for member in group.members:
         fleet.models.set(member, group.model)
+        fleet.transfer_s[:, member] = group.model.transfer.row
         fleet.chunk_s[member] = chunk_s(fleet.states[member].facts, group.model)
 
 

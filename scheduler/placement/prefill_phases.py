@@ -11,6 +11,7 @@ import math
 from typing import NamedTuple
 
 from scheduler.placement_state import PlacementState
+from scheduler.step_time.kv_transfer import NO_TRANSFER, KvTransferTime
 
 
 class PrefillPhases(NamedTuple):
@@ -35,10 +36,20 @@ class PrefillPhases(NamedTuple):
 NONE_PENDING = PrefillPhases(-math.inf, -math.inf, 0.0, 0.0, math.inf, False)
 
 
-def prefill_phases(state: PlacementState, chunk_s: float, step_s: float) -> PrefillPhases:
-    """The phases of a placement. `chunk_s`: seconds of a full chunk; `step_s`: of a decode step."""
+def prefill_phases(
+    state: PlacementState,
+    chunk_s: float,
+    step_s: float,
+    transfer: KvTransferTime = NO_TRANSFER,
+) -> PrefillPhases:
+    """The phases of a placement. `chunk_s`: seconds of a full chunk; `step_s`: of a decode step;
+    `transfer`: of a computed prompt to the engine that decodes."""
     if not state.pending:
         return NONE_PENDING
+    transfer_s = 0.0
+    if transfer is not NO_TRANSFER:
+        first = state.residents[next(iter(state.pending))].request
+        transfer_s = transfer.seconds(first.prompt_tokens)
     each_s = list(state.pending.values())
     computing_s, waiting_s = sum(each_s[: state.computing]), sum(each_s[state.computing :])
     begin_s = state.prefill_began_s + step_s / 2.0 * state.prefill_joined
@@ -49,6 +60,8 @@ def prefill_phases(state: PlacementState, chunk_s: float, step_s: float) -> Pref
         end_s=begin_s + computing_s + math.ceil(computing_s / chunk_s) * step_s,
         computing_s=computing_s,
         waiting_s=waiting_s,
-        first_token_due_s=begin_s + first_s + (1.0 + math.ceil(each_s[0] / chunk_s)) * step_s,
+        first_token_due_s=(
+            begin_s + first_s + transfer_s + (1.0 + math.ceil(each_s[0] / chunk_s)) * step_s
+        ),
         shares_step=state.prefill_joined or waiting_s > 0.0,
     )

@@ -1,7 +1,8 @@
 """Predicts what every self-hosted placement would give a request, in one vectorised pass.
 
     TTFT       = time until the prompt is joined to a step + own prefill + T chunks, T the step with
-                 the request; a prefill is what a prompt adds to the steps
+                 the request; a prefill is what a prompt adds to the steps. Where engines of their
+                 own decode, the transfer of its KV cache comes on top
     TPOT       = T / tau, and the share of time that prefills have taken lately
     marginal   = added stall of the group + expected steps x added step time, in the group's $/s
     violations = rise of the group's interference curve from the pending stall to that with the
@@ -49,6 +50,10 @@ def quote_with_limits(
     _predict_stalls(fleet, buffers, now)
     _predict_steps(fleet, buffers, query)
     _predict_first_tokens(fleet, buffers, now)
+    if fleet.stall_weights is not None:  # some have engines of their own that decode
+        constant_s, token_s = fleet.transfer_s
+        buffers.ttft_s += constant_s + token_s * float(request.prompt_tokens)
+        quote.slowest_ttft_s = largest(buffers.ttft_s)
     fleet.objective.write_score(fleet, buffers)
     if fleet.models.speculate:
         buffers.tpot_s /= fleet.models.tokens_per_step

@@ -80,6 +80,10 @@ class SelfHostedFleet:
         }
         """Pooled fits of identical groups, by their prior."""
         self.models = StepModels(models)
+        self.transfer_s: Floats = (
+            np.array([model.transfer.row for model in models]).reshape(-1, 2).T
+        )
+        """Of a prompt's KV cache: constant, and by prompt token; shape (2, placements)."""
         self.take_prices()
         self.serving = np.zeros(count, dtype=np.bool_)
         self.sequences = np.zeros(count, dtype=np.int64)
@@ -356,7 +360,9 @@ class SelfHostedFleet:
 
     def _set_phases(self, index: int) -> None:
         chunk_s, step_s = self.chunk_s.item(index), self.next_step_s.item(index)
-        phases = prefill_phases(self.states[index], chunk_s, step_s)
+        phases = prefill_phases(
+            self.states[index], chunk_s, step_s, self.groups[index].model.transfer
+        )
         self.phase_s[:, index] = phases[:4]
         self.first_token_due_s[index] = phases.first_token_due_s
         if phases.shares_step:

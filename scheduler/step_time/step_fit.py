@@ -45,6 +45,7 @@ from scheduler.step_time.ridge import mean_square, ridge_factors
 from scheduler.step_time.step_model import ExpertLaw, FloatArray, StepModel
 from scheduler.step_time.step_terms import decode_terms, prompt_terms
 from scheduler.step_time.step_windows import Window, WindowSource
+from scheduler.step_time.transfer_fit import TransferFit, TransferWindow
 
 TERMS = 4
 FADE_S = 180.0
@@ -149,6 +150,7 @@ class StepFit:
         """Faded number of windows, and of those from counters among them."""
         self._factors: FloatArray = np.ones(TERMS)
         self._prefill = PrefillFit(prior)
+        self._transfers = TransferFit()
         self._error: float | None = None
         self._prior_error: float | None = None
         self._drift = 0.0
@@ -209,6 +211,12 @@ class StepFit:
         # The decode terms of the model before hold: this learns those of prompts alone.
         sample = sample_of_period(period, self._terms_of, self._model, kv_tokens)
         self._prefill.observe(sample)
+        self._is_outdated = True
+        self.version += 1
+
+    def observe_transfers(self, window: TransferWindow) -> None:
+        """Learns from KV caches that travelled between engines."""
+        self._transfers.observe(window)
         self._is_outdated = True
         self.version += 1
 
@@ -375,6 +383,7 @@ class StepFit:
             prefill_s=prefill.constant_s,
             prefill_token_s=terms.prefill_token_s * prefill.tokens,
             prefill_context_s=terms.prefill_context_s * prefill.context,
+            transfer=self._transfers.time,
         )
         if self.source is StepSource.PRIOR:
             return prior

@@ -31,6 +31,8 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.step_time.kv_transfer import NO_TRANSFER, KvTransferTime
+
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Counts: TypeAlias = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 _Figure = TypeVar("_Figure", float, FloatArray)
@@ -95,6 +97,7 @@ class StepModel:
         ranks: data-parallel ranks that step together.
         chunk_tokens: most prompt tokens of a step.
         law: distinct experts as observed, in place of eta D; None: not observed.
+        transfer: of a prompt's KV cache, between its prefill and its first decode step.
     """
 
     experts: int
@@ -112,6 +115,7 @@ class StepModel:
     ranks: int = 1
     chunk_tokens: int = CHUNK_TOKENS
     law: ExpertLaw | None = None
+    transfer: KvTransferTime = NO_TRANSFER
 
     def distinct_experts(self, tokens: float) -> float:
         """Expected distinct experts per layer that `tokens` of one step touch, D."""

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 
 from gateway.config.gateway import GatewayConfig, GpuConfig, PoolConfig
 from gateway.config.prices import DisaggregatedNodesConfig, EnginesConfig
 from moegate.simulated_vllm.config import SimulatedVllmConfig
+from moegate.simulated_vllm.connector.transfers import KvConnector
 from moegate.simulated_vllm.pair.proxy import SimulatedPair, simulated_pair
 from moegate.v1 import generation_pb2, inference_pb2
 from scheduler.metering.meter import PoolCost
 from scheduler.metering.settlement import SettledAttempt
 from scheduler.metering.totals import SECOND_NS
+from scheduler.step_time.kv_transfer import NO_TRANSFER
 from tests import serving
 from tests.integration.test_gateway import UPSTREAM
 from tests.serving import METADATA, Serving, chat_request, first_message, read_stream, until
@@ -180,6 +185,70 @@ async def test_the_bill_is_that_of_both_engines_and_its_parts_are_paid_by_node()
         busy_s = sum(a.ended_unix_s - a.started_unix_s for a in settled)
         # One request at a time keeps the nodes of one stage busy: never all of them.
         assert 0.2 * busy_s * 10e9 / 3600 < metered < 0.8 * busy_s * 10e9 / 3600
+
+
+async def test_the_transfer_of_kv_caches_is_learnt_and_in_the_promise() -> None:
+    """As vLLM's connector counts it on the engine that decodes. A slow network, so that it is seen
+    beside all else."""
+    slow = KvConnector(transfer_ms=500.0, bytes_per_s=1e9)
+    config = SimulatedVllmConfig(served_model_name=UPSTREAM, speed=10.0, kv_connector=slow)
+    async with (
+        simulated_pair(config, config) as running,
+        serving.serving(settings(running)) as gateway,
+    ):
+        fleet = gateway.gateway.scheduler.core._model_states["moe"].fleet
+        [group] = {id(each): each for each in fleet.groups}.values()
+        sent = 0
+
+        async def ask(times: int) -> None:
+            nonlocal sent
+            sent += 1
+            asked = chat_request(f"{sent} {PROMPT * times}", max_output_tokens=2)
+            await read_stream(gateway.stub.Generate(asked, metadata=METADATA))
+
+        async with asyncio.timeout(60):
+            while group.fit.model.transfer == NO_TRANSFER or sent < 6:
+                await ask(1 + sent % 3)
+        truth = running.decode.transfers
+        tokens = truth.tokens // truth.seconds.count
+        mean_s = truth.seconds.total / truth.seconds.count
+        learnt = group.fit.model.transfer
+        assert learnt.seconds(tokens) == pytest.approx(mean_s, rel=0.3)
+        assert running.prefill.transfers.seconds.count == 0
+        await until(lambda: fleet.transfer_s[:, 0].tolist() == list(learnt.row))
+        asked = chat_request("last " + PROMPT, max_output_tokens=1, request_id="last")
+        await read_stream(gateway.stub.Generate(asked, metadata=METADATA))
+        decision = gateway.gateway.scheduler.core.decisions.get("test/last")
+        assert decision is not None
+        [candidate] = decision.candidates()
+        assert candidate.ttft_s is not None
+        model = group.fit.model
+        prompt = candidate.ttft_s - model.prefill_time_s(4000, 4000)
+        assert prompt > 0.5 * learnt.seconds(4000)
+
+
+async def test_a_pair_names_its_metrics_as_the_real_one() -> None:
+    golden = Path(__file__).parents[1] / "golden/vllm_0_32"
+    async with pair(speed=50.0) as running, serving.serving(settings(running)) as gateway:
+        call = gateway.stub.Generate(chat_request(PROMPT), metadata=METADATA)
+        assert (await read_stream(call)).done
+        async with aiohttp.ClientSession() as session:
+            for url, name in ((running.prefill.url, "prefill"), (running.decode.url, "decode")):
+                async with session.get(f"{url}/metrics") as response:
+                    page = await response.text()
+                real = (golden / f"metrics_pair_{name}.txt").read_text()
+                heads = {line for line in page.splitlines() if line.startswith("#")}
+                assert heads <= set(real.splitlines())
+                ours, theirs = (
+                    {
+                        re.sub(r'model_name="[^"]*"', "", line.rpartition(" ")[0])
+                        for line in text.splitlines()
+                        if line.startswith("vllm:nixl_") or "_by_source_total" in line
+                    }
+                    for text in (page, real)
+                )
+                of_cache = {line for line in theirs if "prompt_tokens_cached_by_source" in line}
+                assert ours == theirs - of_cache
 
 
 async def test_a_pair_without_one_of_its_engines_is_out_of_service() -> None:

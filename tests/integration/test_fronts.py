@@ -71,6 +71,7 @@ class Two:
     gateway: SchedulerSide
     processes: FrontProcesses
     http_address: str | None
+    console_address: str | None
     channels: list[grpc.aio.Channel]
     accounts: list[SettledAttempt]
     stubs: list[inference_pb2_grpc.InferenceServiceAsyncStub] = field(default_factory=list)
@@ -104,9 +105,10 @@ async def two_fronts(
     async with contextlib.AsyncExitStack() as stack:
         sockets = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         addresses = {"listen": stack.enter_context(shared_port(settings.server.listen, "listen"))}
-        if settings.server.http_listen is not None:
-            port = shared_port(settings.server.http_listen, "http_listen")
-            addresses["http_listen"] = stack.enter_context(port)
+        for name in ("http_listen", "console_listen"):
+            listen = getattr(settings.server, name)
+            if listen is not None:
+                addresses[name] = stack.enter_context(shared_port(listen, name))
         gateway = await stack.enter_async_context(
             running_scheduler_side(
                 *(settings, folder, sockets),
@@ -129,7 +131,8 @@ async def two_fronts(
         states = gateway.parts.scheduler.core.placements
         await until(lambda: not serves or all(state.serving for state in states))
         http_address = addresses.get("http_listen")
-        yield Two(gateway, processes, http_address, channels, accounts)
+        console_address = addresses.get("console_listen")
+        yield Two(gateway, processes, http_address, console_address, channels, accounts)
 
 
 def config_of(
@@ -449,3 +452,21 @@ async def served(file: Path) -> AsyncIterator[asyncio.subprocess.Process]:
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+async def test_a_session_of_the_console_is_taken_at_every_front(tmp_path: Path) -> None:
+    settings = config_of("http://127.0.0.1:9")
+    server = msgspec.structs.replace(settings.server, console_listen="127.0.0.1:0")
+    settings = msgspec.structs.replace(settings, server=server)
+    async with two_fronts(settings, tmp_path, serves=False) as two:
+        url = f"http://{two.console_address}"
+        async with aiohttp.ClientSession(
+            cookie_jar=aiohttp.CookieJar(unsafe=True),
+            connector=aiohttp.TCPConnector(force_close=True),
+        ) as reader:
+            form = {"key": "mg-boss", "then": "/models"}
+            async with reader.post(f"{url}/sign-in", data=form, headers={"Origin": url}) as shown:
+                assert (shown.status, shown.url.path) == (200, "/models")
+            for _ in range(CHANNELS):
+                async with reader.get(f"{url}/models") as shown:
+                    assert (shown.status, shown.url.path) == (200, "/models")

@@ -19,6 +19,7 @@ from gateway.config.gateway import (
 from gateway.config.limits import LimitsConfig
 from gateway.config.load.check_adapters import adapter_problems
 from gateway.config.load.check_cluster import cluster_problems
+from gateway.config.load.check_console import console_problems
 from gateway.config.load.check_discovery import discovery_problems
 from gateway.config.load.check_engines import engine_problems
 from gateway.config.load.check_gateway import shared_class_problems
@@ -84,6 +85,7 @@ def semantic_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem
         yield from key_problems(path, key, config)
     yield from ledger_problems(config, base_dir)
     yield from cluster_problems(config, base_dir)
+    yield from console_problems(config, base_dir)
     yield from _limits(config.limits)
 
 

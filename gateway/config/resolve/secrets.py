@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gateway.config.gateway import SecretConfig
 from gateway.config.problems import ConfigError, Problem, shown
+from gateway.config.server import ConsoleConfig
+from gateway.config.values import SecretConfig
 
 MAX_BYTES = 16 * 1024
 """Longest secret: most servers refuse longer HTTP headers."""
+SESSION_SECRET_CHARACTERS = 32
+"""Shortest secret of sessions."""
 
 
 def resolve(secret: SecretConfig | None, base_dir: Path) -> str | None:
@@ -28,6 +31,17 @@ def resolve(secret: SecretConfig | None, base_dir: Path) -> str | None:
             return _checked("file", name, _from_file(name, base_dir / name))
     found = "neither" if secret.env is None else "both"
     raise _error("", found, "exactly one of env and file is needed", "give env: NAME or file: PATH")
+
+
+def session_secret(console: ConsoleConfig, base_dir: Path) -> str | None:
+    """The secret of the console's sessions; None: none is configured. Raises ConfigError, its paths
+    relative to the secret."""
+    found = resolve(console.session_secret, base_dir)
+    if found is not None and len(found) < SESSION_SECRET_CHARACTERS:
+        message = "sessions could be forged by who guesses it"
+        fix = f"give {SESSION_SECRET_CHARACTERS} random characters or more: openssl rand -hex 32"
+        raise _error("", f"{len(found)} characters", message, fix)
+    return found
 
 
 def _from_environment(name: str) -> str:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from scheduler.contract import EngineReport
-from scheduler.engine_steps import EngineCounts
+from scheduler.engine_steps import EngineCounts, KvTransfers
 from scheduler.step_time.step_windows import joined, total
 
 _RUNNING = b"vllm:num_requests_running"
@@ -43,6 +43,14 @@ _SPECULATION = {
     "accepted_tokens": b"vllm:spec_decode_num_accepted_tokens_total",
 }
 """The same of speculative decoding; 0 without the series."""
+_TRANSFERS = b"vllm:nixl_xfer_time_seconds_count"
+_TRANSFERS_S = b"vllm:nixl_xfer_time_seconds_sum"
+_FAILED_TRANSFERS = b"vllm:nixl_num_failed_transfers_total"
+_PROMPT_BY_SOURCE = b"vllm:prompt_tokens_by_source_total"
+_TRANSFERRED = b'source="external_kv_transfer"'
+"""Label of prompt tokens that came from another engine."""
+_STAGE_SERIES = frozenset((_TRANSFERS, _TRANSFERS_S, _FAILED_TRANSFERS, _PROMPT_BY_SOURCE))
+"""Of disaggregated replicas. Only vLLM's NIXL connector counts its transfers."""
 _WANTED = frozenset(
     (
         *(_RUNNING, _WAITING, _KV_USAGE, _PROMPT, _GENERATION, _CACHE_CONFIG),
@@ -177,6 +185,31 @@ def parse_stage_metrics(
         prompt_tokens_total=first.prompt_tokens_total,
         kv_capacity_derived=second.kv_capacity_derived,
         prefills=first.counts,
+        transfers=_transfers(prefill, decode, second.counts),
+    )
+
+
+def _transfers(
+    prefill: Sequence[bytes], decode: Sequence[bytes], decodes: EngineCounts | None
+) -> KvTransfers | None:
+    """The KV caches that travelled between both stages; None: the engines do not tell. The one that
+    fetches a cache counts it, and one that sends it itself does."""
+    requests = None if decodes is None else decodes.first_tokens
+    values: defaultdict[bytes, list[float]] = defaultdict(list)
+    for text in (*prefill, *decode):
+        for line in text.splitlines():
+            name = line[: _name_end(line)]
+            wanted = name in _STAGE_SERIES and (name != _PROMPT_BY_SOURCE or _TRANSFERRED in line)
+            if wanted:
+                values[name].append(_value(line))
+    if requests is None or not values[_TRANSFERS] or not values[_PROMPT_BY_SOURCE]:
+        return None
+    return KvTransfers(
+        count=round(sum(values[_TRANSFERS])),
+        seconds=sum(values[_TRANSFERS_S]),
+        requests=requests,
+        tokens=round(sum(values[_PROMPT_BY_SOURCE])),
+        failed=round(sum(values[_FAILED_TRANSFERS])),
     )
 
 

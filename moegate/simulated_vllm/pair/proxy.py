@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -17,10 +17,11 @@ import msgspec
 from aiohttp import web
 
 from moegate.simulated_vllm.config import SimulatedVllmConfig
+from moegate.simulated_vllm.connector.transfers import KvConnector
 from moegate.simulated_vllm.listener import Listener
 from moegate.simulated_vllm.server import MAX_BODY_BYTES, SimulatedVllm, simulated_vllm
 
-_ASKED_TO_PREFILL = {
+ASKED_TO_PREFILL = {
     "do_remote_decode": True,
     "do_remote_prefill": False,
     "remote_engine_id": None,
@@ -64,7 +65,7 @@ class _Proxy:
             **{name: value for name, value in body.items() if name != "stream_options"},
             "stream": False,
             "min_tokens": 0,
-            "kv_transfer_params": _ASKED_TO_PREFILL,
+            "kv_transfer_params": ASKED_TO_PREFILL,
             "max_tokens": 1,
         }
         if "max_completion_tokens" in body:
@@ -91,6 +92,10 @@ def _kept(answer: aiohttp.ClientResponse) -> dict[str, str]:
     return {name: answer.headers[name] for name in _ANSWERED if name in answer.headers}
 
 
+def _connected(config: SimulatedVllmConfig) -> SimulatedVllmConfig:
+    return replace(config, kv_connector=config.kv_connector or KvConnector())
+
+
 @contextlib.asynccontextmanager
 async def simulated_pair(
     prefill: SimulatedVllmConfig,
@@ -101,8 +106,8 @@ async def simulated_pair(
 ) -> AsyncIterator[SimulatedPair]:
     """Serves both engines and the proxy, which listens on `port`, until the block is left."""
     async with (
-        simulated_vllm(prefill) as first,
-        simulated_vllm(decode) as second,
+        simulated_vllm(_connected(prefill)) as first,
+        simulated_vllm(_connected(decode)) as second,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as http,
     ):
         listener = Listener(_Proxy(first, second, http).application(), host, port)

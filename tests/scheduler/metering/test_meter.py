@@ -21,6 +21,7 @@ from scheduler.metering.totals import (
     bill_nano_usd,
     unpriced_ns,
 )
+from scheduler.step_time.kv_transfer import KvTransferTime
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests.scheduler.meters_made import MS, PLAN, RATE, meter, report, take
 
@@ -190,6 +191,23 @@ def test_out_of_service_and_empty_is_unavailable() -> None:
     accounts = accounts_nano_usd(group.totals)
     assert accounts["unavailable"] == 2 * RATE // 3600
     assert accounts["idle"] == pytest.approx(2 * RATE // 3600, abs=1)
+
+
+@pytest.mark.parametrize(("transfer_s", "idle_s"), [(0.0, 0.0), (0.1, 0.1), (5.0, 0.3)])
+def test_nobody_pays_while_a_kv_cache_travels(transfer_s: float, idle_s: float) -> None:
+    """0.3 s pass between the predicted end of the prefill and the first token."""
+    model = replace(QWEN3_30B_H100, transfer=KvTransferTime(constant_s=transfer_s))
+    group = GroupMeter(model, PLAN, 0, max_running=4, nodes=NodeShare(prefill=1, decode=3))
+    group.set_serving(True, 0)
+    run = group.start(0, prompt_tokens=4000)
+    first_ns = round((run.prefill_s + 0.3) * SECOND_NS)
+    group.progress(run, 1, first_ns)
+    share = group.end(run, first_ns + 1, uncached_tokens=4000, output_tokens=1)
+    prefill_nodes = RATE / 3600 / 4
+    charged_s = share.uncached_input / prefill_nodes
+    assert charged_s == pytest.approx(run.prefill_s + 0.3 - idle_s, abs=1e-4)
+    accounts = accounts_nano_usd(group.totals)
+    assert sum(accounts.values()) == bill_nano_usd(PLAN, 0, first_ns + 1)
 
 
 def test_nodes_of_a_disaggregated_group_are_paid_apart() -> None:

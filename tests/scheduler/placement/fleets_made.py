@@ -12,6 +12,7 @@ from scheduler.placement.quotes import Block, PlacementQuery
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.placement_state import Placement, PlacementState, Resident
 from scheduler.policy import Policy
+from scheduler.step_time.kv_transfer import KvTransferTime
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests.scheduler.requests_made import request
 
@@ -39,6 +40,9 @@ def made(draw: st.DrawFn) -> Made:
         ranks = draw(st.integers(1, 3))
         model = replace(model, ranks=ranks, tokens_per_step=draw(st.sampled_from((1.0, 1.0, 1.8))))
         share = draw(st.sampled_from((None, None, 0.25))) if ranks == 1 else None
+        if share is not None:
+            transfer = KvTransferTime(draw(st.floats(0.0, 0.1)), draw(st.floats(0.0, 1e-4)))
+            model = replace(model, transfer=transfer)
         states += [
             PlacementState(
                 Placement(

@@ -82,6 +82,7 @@ def plain_quotes(
             joins_s = max(step_s / 2, done_s - now if pending_s else 0.0)
         ttft_s = joins_s + ahead_s + prefill_s
         ttft_s += math.ceil((ahead_s + prefill_s) / chunk) * next_s
+        ttft_s += model.transfer.seconds(request.prompt_tokens)
         # Money: the time that the group works longer.
         steps = query.output_tokens / request.choices / model.tokens_per_step
         rate = state.facts.nano_usd_per_s if all(rates) else 1e9

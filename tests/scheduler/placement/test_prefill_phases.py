@@ -7,6 +7,7 @@ import pytest
 from scheduler.contract import PlacementKind
 from scheduler.placement.prefill_phases import NONE_PENDING, prefill_phases
 from scheduler.placement_state import Placement, PlacementState, Resident
+from scheduler.step_time.kv_transfer import NO_TRANSFER, KvTransferTime
 from tests.scheduler.requests_made import request
 
 CHUNK_S, STEP_S = 0.2, 0.02
@@ -60,6 +61,15 @@ def test_a_long_prompt_takes_a_step_for_each_chunk() -> None:
     phases = prefill_phases(state_with(("a", 0.5, 1.0)), CHUNK_S, STEP_S)
     assert phases.end_s == pytest.approx(1.01 + 0.5 + 3 * STEP_S)
     assert phases.first_token_due_s == pytest.approx(1.01 + 0.5 + 4 * STEP_S)
+
+
+def test_the_first_token_waits_for_the_kv_cache_where_engines_of_their_own_decode() -> None:
+    state, transfer = state_with(("a", 0.5, 1.0)), KvTransferTime(0.01, 1e-4)
+    here, there = (prefill_phases(state, CHUNK_S, STEP_S, each) for each in (NO_TRANSFER, transfer))
+    prompt = state.residents["a"].request.prompt_tokens
+    added_s = there.first_token_due_s - here.first_token_due_s
+    assert added_s == pytest.approx(0.01 + 1e-4 * prompt)
+    assert there._replace(first_token_due_s=0.0) == here._replace(first_token_due_s=0.0)
 
 
 def test_when_one_is_given_up_the_others_are_computed_from_then_on() -> None:

@@ -18,7 +18,11 @@ from gateway.doors.console.fleet import FleetWatch
 from gateway.doors.console.pages import PAGES
 from gateway.doors.console.rendering import Rendering
 from gateway.doors.console.routes import Routes
-from gateway.doors.console.sign_in import KeysOfSessions, sign_in_pages
+from gateway.doors.console.signing_in.cookies import Cookies
+from gateway.doors.console.signing_in.failures import FailedSignIns
+from gateway.doors.console.signing_in.key_pages import key_pages
+from gateway.doors.console.signing_in.provider_pages import provider_pages
+from gateway.doors.console.signing_in.providers import provider_connections
 from gateway.doors.console.visits import Services
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.entry.calls_in_progress import CallsInProgress
@@ -62,7 +66,10 @@ async def console_port(parts: ConsoleParts) -> AsyncIterator[ConsolePort | None]
     with tempfile.TemporaryDirectory(prefix="moegate-console-") as folder:
         local = local_address(Path(folder))
         parts.server.add_insecure_port(local)
-        async with local_channel(local) as channel:
+        async with (
+            local_channel(local) as channel,
+            provider_connections(parts.active, parts.clock) as providers,
+        ):
             calls = calls_over(channel)
             fleet = FleetWatch(calls, parts.clock)
             services = Services(
@@ -71,11 +78,16 @@ async def console_port(parts: ConsoleParts) -> AsyncIterator[ConsolePort | None]
                 fleet=fleet,
                 is_https=parts.certificates is not None,
             )
-            sessions = KeysOfSessions(parts.clock, is_https=services.is_https)
-            routes = Routes([*PAGES, *sign_in_pages(sessions)])
+            cookies = Cookies(parts.active, speaks_tls=services.is_https)
+            failed = FailedSignIns(parts.clock)
+            signing_in = [
+                *key_pages(cookies, failed, providers),
+                *provider_pages(cookies, failed, providers),
+            ]
+            routes = Routes([*PAGES, *signing_in])
             assets = Assets()
             rendering = Rendering(routes.pages, assets, parts.clock)
-            door = ConsoleDoor(routes, services, sessions, rendering, assets, parts.in_progress)
+            door = ConsoleDoor(routes, services, cookies, rendering, assets, parts.in_progress)
             listener = HttpListener(door, config, parts.clock)
             tls = None if parts.certificates is None else parts.certificates.following_context()
             address = await listener.start(

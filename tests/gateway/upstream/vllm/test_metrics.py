@@ -93,6 +93,27 @@ def test_a_disaggregated_replica_tells_each_figure_from_the_stage_that_has_it() 
         parse_stage_metrics(prefill, [b"vllm:num_requests_running 1\n"], "own/a", 5.0, None)
 
 
+def test_the_metrics_of_a_real_pair() -> None:
+    """Eight prompts of 18,640 tokens together, which the engine that decodes fetched by NIXL."""
+    prefill, decode = ((GOLDEN.parent / f"metrics_pair_{s}.txt") for s in ("prefill", "decode"))
+    report = parse_stage_metrics([prefill.read_bytes()], [decode.read_bytes()], "a", 5.0, None)
+    transfers = report.transfers
+    assert transfers is not None
+    assert (transfers.count, transfers.requests, transfers.tokens) == (8, 8, 18_640)
+    assert transfers.seconds == pytest.approx(0.429694)
+    assert transfers.failed == 0
+    assert report.prompt_tokens_total == 18_640
+    assert report.prefills is not None
+    assert report.prefills.cached_prompt_tokens == 0
+    both = parse_stage_metrics(
+        [prefill.read_bytes()], [decode.read_bytes()] * 2, "a", 5.0, None
+    ).transfers
+    assert both is not None
+    assert (both.count, both.requests, both.tokens) == (16, 16, 37_280)
+    alone = GOLDEN.read_bytes()  # of a connector that counts nothing
+    assert parse_stage_metrics([alone], [alone], "a", 5.0, None).transfers is None
+
+
 def test_the_counts_of_ranks_and_of_speculation() -> None:
     text = b"\n".join(
         b'vllm:generation_tokens_total{engine="%d"} 50\n'
