@@ -257,7 +257,7 @@ def key_state(row: KeyRow) -> Mapping[str, object]:
     settings: dict[str, object] = {
         name: value
         for name, value in msgspec.to_builtins(row.config).items()
-        if value not in (None, [], (), {}) and name not in ("id", "limits")
+        if value not in (None, [], (), {}, 0) and name not in ("id", "limits")
     }
     limits = {k: v for k, v in msgspec.to_builtins(row.config.limits).items() if v is not None}
     if limits:

@@ -88,7 +88,7 @@ async def _list(visit: Visit) -> web.Response:
         admin_pb2.ListBudgetsRequest(tenant=visit.query.get("tenant", "").strip()), **visit.rpc
     )
     caller = visit.visitor.caller
-    tenants = visit.services.active.config.tenants
+    tenants = visit.services.active.effective.tenants
     if caller.role is not KeyRole.OPERATOR:
         tenants = tuple(tenant for tenant in tenants if tenant.name == caller.tenant)
     return await visit.page(
