@@ -54,6 +54,7 @@ chart: $(VENV)/.ready  ## regenerate the chart's values.schema.json and table of
 bench: $(VENV)/.ready  ## measure the gateway's cost (benchmarks/)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python -m benchmarks.doors
+	$(BIN)/python -m benchmarks.http2
 
 FUZZ_S ?= 120
 FUZZ_SEED ?=

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+WINDOW_UPDATE, CONTINUATION = 8, 9
 ACK = END_STREAM = 1
 END_HEADERS = 4
 NO_TABLE = struct.pack(">HI", 1, 0)

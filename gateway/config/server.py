@@ -51,6 +51,9 @@ class TlsConfig(_Part, frozen=True, kw_only=True):
     """Its private key, not encrypted."""
     client_ca: Annotated[str, Meta(min_length=1)] | None = None
     """Authority that signs the clients' certificates (mTLS); absent: clients need none."""
+    http2: bool = True
+    """Whether the HTTP port offers HTTP/2, by ALPN, beside HTTP/1.1. It costs the gateway more CPU
+    for each request (docs/clients.md)."""
 
 
 class ServerConfig(_Part, frozen=True, kw_only=True):
@@ -96,7 +99,8 @@ class ServerConfig(_Part, frozen=True, kw_only=True):
     max_connection_age_s: Seconds = 600.0
     """Age at which a connection takes no new calls, so that clients spread over new gateways."""
     max_connection_age_grace_s: Seconds = 3600.0
-    """How long the streams of such a connection may go on."""
+    """How long the streams of such a connection may go on. Over HTTP/2 on the HTTP port: how long
+    it may take new ones while it is never idle."""
     max_connection_idle_s: Seconds = 300.0
     """How long a connection without RPCs stays open. Clients connect again by themselves."""
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from gateway.config.ledger import BudgetConfig
+from gateway.config.server import TlsConfig
 from gateway.doors.http.door import HttpDoor
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
 from scheduler.budgets.budget_window import Period
@@ -142,7 +143,11 @@ async def engine() -> AsyncIterator[SimulatedVllm]:
 
 @contextlib.asynccontextmanager
 async def running_bench(
-    engine: SimulatedVllm, path: Path, monkeypatch: pytest.MonkeyPatch, cap_usd: str | None
+    engine: SimulatedVllm,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cap_usd: str | None,
+    tls: TlsConfig | None = None,
 ) -> AsyncIterator[Bench]:
     """`cap_usd`: budget of a month, at a cent for a thousand tokens; None: there is none."""
     attempts, requests = Attempts(), list[str]()
@@ -163,7 +168,7 @@ async def running_bench(
         return await handle(door, request, is_last=is_last)
 
     monkeypatch.setattr(HttpDoor, "handle", counted)
-    async with serving_http(settings, sinks=(attempts,)) as gateway:
+    async with serving_http(settings, sinks=(attempts,), tls=tls) as gateway:
         gateway.gateway.scheduler.use_rates(RateSnapshot(rates={"own/a": RATES}))
         yield Bench(gateway, engine, attempts, folder, home, requests)
 

@@ -33,7 +33,7 @@ from gateway.upstream.vllm.metrics import BadMetrics, parse_metrics
 from scheduler.contract import Usage
 from scheduler.prefix.engine_caches import EngineCaches
 from scheduler.prefix.token_blocks import CacheEvents, CacheReset, TokenBlocks, chain
-from tests.fuzz import http_bodies, request_protos
+from tests.fuzz import http2_frames, http_bodies, request_protos
 from tests.fuzz.engine_steps import check_feed, feed_answers
 from tests.fuzz.link_frames import check_frames, frames
 from tests.fuzz.mutations import (
@@ -357,6 +357,7 @@ TARGETS = {
     "requests": Target(request_protos.requests, check_request),
     "request_bytes": Target(sent_requests, check_sent),
     "http_bodies": Target(http_bodies.sent_bodies, http_bodies.check_body),
+    "http2": Target(http2_frames.sent, http2_frames.check_connection),
     "engine_feed": Target(feed_answers, check_feed),
     "metrics": Target(lambda: lines_changed(recorded_metrics(), METRICS_WORDS), check_metrics),
     "tool_calls": Target(sent_calls, check_calls),

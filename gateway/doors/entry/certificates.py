@@ -73,7 +73,7 @@ async def follow(certificates: Certificates | None, interval_s: float = RENEW_S)
 def _context(tls: TlsConfig, base_dir: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"] if tls.http2 else ["http/1.1"])
     context.load_cert_chain(base_dir / tls.cert, base_dir / tls.key)
     if tls.client_ca is not None:
         context.load_verify_locations(base_dir / tls.client_ca)

@@ -65,7 +65,9 @@ class HttpDoor:
         """Answers one request. aiohttp runs each in a task of its own, which it cancels when the
         client goes away. `is_last`: the connection takes no further ones."""
         if request.path in (LIVE, READY):
-            return self._probe(request)
+            probed = self._probe(request)
+            await self._send(request, probed)
+            return probed
         found = self._routes.find(request.method, request.path, request.headers)
         with self._observer.observe(request, found) as observed:
             response = await self._respond(request, found, observed)

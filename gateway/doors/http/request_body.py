@@ -15,6 +15,7 @@ from gateway.config.limits import ElementLimitsConfig
 from gateway.domain.slices import in_one_slice, in_slices
 from gateway.doors.entry.inflate import TooLarge, inflated
 from gateway.doors.http.errors import ErrorKind, HttpError, invalid
+from gateway.doors.http.http2.stream import Http2Writer
 from gateway.translation.json_size import holds_more_than, is_utf8
 
 T = TypeVar("T")
@@ -60,7 +61,9 @@ async def _received(request: web.BaseRequest, max_bytes: int) -> bytes:
 
 async def _continue(request: web.BaseRequest) -> None:
     """Tells a client that waits before it sends a large body to send it."""
-    if request.version >= HttpVersion11:
+    if isinstance(request.writer, Http2Writer):
+        request.writer.send_continue()
+    elif request.version >= HttpVersion11:
         writer = cast(StreamWriter, request.writer)
         await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         writer.output_size = 0  # or a later error would count as one within the answer

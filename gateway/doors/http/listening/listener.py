@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from aiohttp import web
 
@@ -13,9 +13,12 @@ from gateway.config.server import ServerConfig
 from gateway.domain.listening import listening_sockets
 from gateway.doors.entry.caller_noise import HTTP_LOGGER, bound_caller_noise
 from gateway.doors.entry.open_files import connections_that_fit
+from gateway.doors.http.http2.connection import Http2Connection, Room
 
 LINGER_S = 2.0
 """Time for which the rest of a refused body is read and dropped, so that the client sees why."""
+BUSY_S = 5.0
+"""Time in a drain after which the client of a busy HTTP/2 connection is told to open another."""
 SWEEP_S = 1.0
 """Seconds between two looks for connections without a request."""
 BACKLOG = 1024
@@ -25,8 +28,9 @@ MAX_LINE_BYTES = 8190
 MAX_HEADERS = 128
 
 
-class _Connection(web.RequestHandler):
-    """One connection. `asked`: whether a request has come; `lost`: whether it is closed."""
+class _Http1Connection(web.RequestHandler):
+    """One connection of HTTP/1.1. `asked`: whether a request has come; `lost`: whether it is
+    closed."""
 
     __slots__ = ("asked", "lost", "opened_s")
 
@@ -40,6 +44,29 @@ class _Connection(web.RequestHandler):
         super().connection_lost(exc)
 
 
+_Connection = _Http1Connection | Http2Connection
+
+
+class _Handshake(asyncio.Protocol):
+    """A connection that has not finished its TLS handshake, in which the client chooses the
+    protocol."""
+
+    asked = lost = False
+    transport: asyncio.Transport | None = None
+
+    def __init__(self, opened_s: float, chosen: Callable[[_Handshake, bool], _Connection]) -> None:
+        """`chosen`: makes the connection that follows; called with whether it speaks HTTP/2."""
+        self.opened_s = opened_s
+        self._chosen = chosen
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The handshake is done."""
+        tls = transport.get_extra_info("ssl_object")
+        connection = self._chosen(self, tls.selected_alpn_protocol() == "h2")
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+
+
 class Door(Protocol):
     """Answers requests. `is_draining`: set at the beginning of a drain."""
 
@@ -50,15 +77,16 @@ class Door(Protocol):
 
 
 class HttpListener:
-    """Accepts connections. Each has a time for its first request, an idle time and an age. Requires
-    the task `run`."""
+    """Accepts connections, of HTTP/1.1 and, over TLS, of HTTP/2. Each has a time for its first
+    request, an idle time and an age. Requires the task `run`."""
 
     def __init__(self, door: Door, config: ServerConfig, clock: Callable[[], float]) -> None:
         self._door = door
         self._config = config
         self._clock = clock
         self._most = connections_that_fit(config.max_connections)
-        self._open: set[_Connection] = set()
+        self._open: set[_Connection | _Handshake] = set()
+        self._room = Room(self._most)
         self._server = web.Server(self._handle, handler_cancellation=True)
         self._listening: list[asyncio.Server] = []
         bound_caller_noise(HTTP_LOGGER)
@@ -82,7 +110,7 @@ class HttpListener:
         for opened in sockets:
             self._listening.append(
                 await asyncio.get_running_loop().create_server(
-                    self._accept,
+                    self._accept if tls is None else self._accept_tls,
                     sock=opened,
                     ssl=tls,
                     ssl_handshake_timeout=None if tls is None else self._config.handshake_timeout_s,
@@ -92,7 +120,7 @@ class HttpListener:
         return f"{listen.rpartition(':')[0]}:{port}"
 
     async def run(self) -> None:
-        """Closes connections whose first request does not come, until cancelled."""
+        """Closes connections whose time is up, until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_S)
             self._sweep()
@@ -107,19 +135,41 @@ class HttpListener:
         for server in self._listening:
             server.close()
         self._server.pre_shutdown()
+        for connection in self._http2():
+            connection.finish(BUSY_S)
 
     async def stop(self) -> None:
         """Closes all connections at once."""
         self.close()
+        await asyncio.gather(*(connection.stop() for connection in self._http2()))
         await self._server.shutdown(0)
+
+    def _http2(self) -> list[Http2Connection]:
+        return [each for each in self._open if isinstance(each, Http2Connection)]
 
     def _accept(self) -> asyncio.BaseProtocol:
         """A protocol for a new connection, or one that closes it if there are too many."""
+        return self._new_http1(self._clock()) if self._has_room() else _Refusing()
+
+    def _accept_tls(self) -> asyncio.BaseProtocol:
+        """As `_accept`, for a connection that begins with a TLS handshake."""
+        if not self._has_room():
+            return _Refusing()
+        handshake = _Handshake(self._clock(), self._chosen)
+        self._open.add(handshake)
+        return handshake
+
+    def _has_room(self) -> bool:
         if len(self._open) >= self._most:
             self._sweep()
-            if len(self._open) >= self._most:
-                return _Refusing()
-        connection = _Connection(
+        return len(self._open) < self._most
+
+    def _chosen(self, handshake: _Handshake, is_http2: bool) -> _Connection:
+        self._open.discard(handshake)
+        return (self._new_http2 if is_http2 else self._new_http1)(handshake.opened_s)
+
+    def _new_http1(self, opened_s: float) -> _Http1Connection:
+        connection = _Http1Connection(
             self._server,
             loop=asyncio.get_running_loop(),
             access_log=None,  # type: ignore[arg-type]  # which means none
@@ -130,15 +180,29 @@ class HttpListener:
             max_headers=MAX_HEADERS,
             auto_decompress=False,
         )
-        connection.opened_s = self._clock()
+        connection.opened_s = opened_s
         connection.asked = connection.lost = False
+        self._open.add(connection)
+        return connection
+
+    def _new_http2(self, opened_s: float) -> Http2Connection:
+        connection = Http2Connection(
+            self._answer,
+            self._room,
+            self._clock,
+            opened_s=opened_s,
+            max_streams=self._config.max_streams_per_connection,
+            linger_s=LINGER_S,
+            grace_s=self._config.max_connection_age_grace_s,
+        )
         self._open.add(connection)
         return connection
 
     def _sweep(self) -> None:
         """Forgets closed connections, and closes those whose first request is late. One that fails
         in its TLS handshake was never opened, nor will it be closed."""
-        late_s = self._clock() - self._config.handshake_timeout_s
+        now_s, config = self._clock(), self._config
+        late_s = now_s - config.handshake_timeout_s
         for connection in [*self._open]:
             if connection.lost:
                 self._open.discard(connection)
@@ -146,11 +210,19 @@ class HttpListener:
                 self._open.discard(connection)
                 if connection.transport is not None:
                     connection.transport.abort()
+            elif isinstance(connection, Http2Connection):
+                idle_s, unread_s = config.max_connection_idle_s, config.blocked_write_s
+                connection.sweep(now_s, idle_s=idle_s, unread_s=unread_s)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
-        assert isinstance(connection, _Connection)
+        assert isinstance(connection, _Http1Connection)
         connection.asked = True
+        return await self._answer(request, connection)
+
+    async def _answer(
+        self, request: web.BaseRequest, connection: _Connection
+    ) -> web.StreamResponse:
         # Clients reconnect through the load balancer, so new pods receive their share.
         age_s = self._clock() - connection.opened_s
         return await self._door.handle(request, is_last=age_s >= self._config.max_connection_age_s)
@@ -161,5 +233,5 @@ class _Refusing(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is open."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        # Not every transport of uvloop is an instance of it.
+        cast(asyncio.Transport, transport).abort()
