@@ -143,20 +143,17 @@ class Clients:
         for asked in self.asked:
             runs = upstream.runs_by_text[asked.text]
             assert runs <= 1 or (asked.failed and runs <= asked.tries), f"{asked} ran {runs} times"
-        assert (
-            await self.made.rows(
-                f"SELECT {TEXT} FROM attempt WHERE charged_nano_usd > 0 AND request_id LIKE '%.%'"
-                " GROUP BY 1 HAVING COUNT(*) > 1"
-            )
-            == []
+        twice = await self.made.rows(
+            f"SELECT {TEXT} FROM attempt WHERE charged_nano_usd > 0 AND request_id LIKE '%.%'"
+            " GROUP BY 1 HAVING COUNT(*) > 1"
         )
-        assert (
-            await self.made.rows(
-                "SELECT session_id, SUM(charged_nano_usd) FROM attempt WHERE session_id <> ''"
-                f" GROUP BY 1 HAVING SUM(charged_nano_usd) > {CAP}"
-            )
-            == []
+        assert not twice, f"charged twice: {twice}"
+        over = await self.made.rows(
+            "SELECT session_id, SUM(charged_nano_usd)::bigint, COUNT(*), MAX(charged_nano_usd),"
+            " SUM(prompt_tokens + completion_tokens)::bigint FROM attempt WHERE session_id <> ''"
+            f" GROUP BY 1 HAVING SUM(charged_nano_usd) > {CAP}"
         )
+        assert not over, f"session, charged, rows, largest charge, tokens over {CAP}: {over}"
         for session in {asked.session for asked in self.asked}:
             spent = sum(
                 upstream.tokens_by_text[asked.text]

@@ -401,7 +401,11 @@ class LinkMachine(RuleBasedStateMachine):
         self._send(front, SlotFreed(key_id="other"))
 
     def connected(self) -> list[int]:
-        return [i for i in (0, 1) if self.fronts[i].remote.joined.is_set()]
+        return [
+            i
+            for i, front in enumerate(self.fronts)
+            if front.remote.joined.is_set() and front.host is self.joined.host
+        ]
 
     def broken(self) -> list[int]:
         return [i for i in (0, 1) if self.fronts[i].near.lost]
