@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextvars import ContextVar
 from typing import TypeAlias, TypeVar
 
@@ -18,6 +18,7 @@ SLICE_S = 0.002
 to be a millisecond at most where the work can be divided."""
 
 T = TypeVar("T")
+R = TypeVar("R")
 Steps: TypeAlias = Generator[None, None, T]
 """Work that yields between its steps and returns a result."""
 
@@ -30,6 +31,15 @@ def finish(steps: Steps[T]) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
+
+
+def one_by_one(items: Iterable[T], work: Callable[[T], R]) -> Steps[list[R]]:
+    """Work on one item after the other, one in each step; returns what each of them gave."""
+    results = []
+    for item in items:
+        results.append(work(item))
+        yield
+    return results
 
 
 _WORKED_S: ContextVar[float] = ContextVar("moegate_worked_s", default=0.0)

@@ -128,8 +128,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.doors.anthropic": (*BELOW_DOORS, "gateway.delivery", "gateway.doors.http"),
     # Pages for people, which ask the gateway's own gRPC services.
     "gateway.doors.console": (
-        *("gateway.config", "gateway.auth.*", "gateway.delivery", "gateway.doors.entry"),
-        *("gateway.doors.http.listening", "gateway.translation", GRPC),
+        *("gateway.domain", "gateway.config", "gateway.auth.*", "gateway.delivery"),
+        *("gateway.doors.entry", "gateway.doors.http.listening", "gateway.translation", GRPC),
         "gateway.accounting.reports",
     ),
     # Puts the parts together, and the process around them.

@@ -50,6 +50,10 @@ class Tx(Protocol):
     async def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """Runs a statement for each row."""
 
+    async def computed(self, work: Callable[[], T]) -> T:
+        """The result of pure work on many rows, done in a thread: none of it holds the event
+        loop."""
+
 
 class Database(Protocol):
     """A database that holds the ledger."""

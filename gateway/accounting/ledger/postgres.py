@@ -109,6 +109,10 @@ class PostgresTx:
         """See `Tx`."""
         await self._connection.executemany(sql, rows)
 
+    async def computed(self, work: Callable[[], T]) -> T:
+        """See `Tx`."""
+        return await asyncio.to_thread(work)
+
 
 class PostgresDatabase:
     """A PostgreSQL database. Made by `connect`."""

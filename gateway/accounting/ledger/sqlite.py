@@ -68,6 +68,10 @@ class SqliteTx:
         """See `Tx`."""
         self._connection.executemany(_numbered(sql), rows)
 
+    async def computed(self, work: Callable[[], T]) -> T:
+        """See `Tx`: the transaction has a thread already."""
+        return work()
+
 
 class SqliteDatabase:
     """A SQLite file. A lock file beside it admits one process at a time."""

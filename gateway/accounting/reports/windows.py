@@ -11,7 +11,7 @@ from gateway.accounting.reports.overflow import ModelOverflow, ModelUse, overflo
 from gateway.accounting.reports.statement import SharingRule, Statement, Use, statement
 from gateway.accounting.rollups.calendar import HOUR_US
 from gateway.accounting.rollups.pool_bills import PoolBill, pool_bills
-from gateway.accounting.rollups.spend import Group, Order, spend
+from gateway.accounting.rollups.spend import Group, Order, Spend, spend
 
 MOST_LINES = 20_000
 
@@ -52,6 +52,18 @@ async def window_statement(tx: Tx, query: StatementQuery) -> list[PeriodStatemen
     rows = await spend(tx, window, (*before, *by_pool, Group.POOL), Order.GROUP, MOST_LINES + 1)
     if len(rows) > MOST_LINES:
         raise TooManyLines(f"more than {MOST_LINES:,} lines: group by less, or by a longer time")
+    models = await _models(tx, window, before)
+    return await tx.computed(lambda: _closed(query, by_pool, bills, rows, models))
+
+
+def _closed(
+    query: StatementQuery,
+    by_pool: Sequence[Group],
+    bills: Sequence[PoolBill],
+    rows: Sequence[Spend],
+    models: Mapping[str, Sequence[ModelUse]],
+) -> list[PeriodStatement]:
+    """Closes each period. `by_pool`: the groups of the rows, between the period and the pool."""
     uses: dict[str, list[Use]] = {}
     for row in rows:
         period, values = ("", row.group) if query.period is None else (row.group[0], row.group[1:])
@@ -68,7 +80,6 @@ async def window_statement(tx: Tx, query: StatementQuery) -> list[PeriodStatemen
     periods = sorted({bill.period for bill in bills} | uses.keys())
     if query.period is None:
         periods = [""]
-    models = await _models(tx, window, before)
     weights: dict[tuple[str, ...], int] = {
         (name,): weight for name, weight in (query.weights or {}).items()
     }

@@ -168,7 +168,7 @@ async def spend(
         chosen = f" WHERE ({', '.join(values)}) IN (SELECT {', '.join(names)} FROM ({top}) AS top)"
     sql = f"SELECT {', '.join([*keys, *columns])} {parts}{chosen} {grouped}"
     found = await tx.rows(f"{sql} LIMIT {int(limit)}", *query.values)
-    return [_spend(row, groups) for row in found]
+    return await tx.computed(lambda: [_spend(row, groups) for row in found])
 
 
 class _Query:

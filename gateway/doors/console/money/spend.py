@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from gateway.config.gateway import KeyRole
+from gateway.domain.slices import in_slices, one_by_one
 from gateway.doors.console.money.choices import (
     ORDERS,
     SPEND_GROUPS,
@@ -17,7 +19,7 @@ from gateway.doors.console.money.choices import (
     groups_of,
     label_of,
 )
-from gateway.doors.console.money.csv_files import csv_answer
+from gateway.doors.console.money.csv_files import Cell, csv_answer
 from gateway.doors.console.money.drawn import drawn
 from gateway.doors.console.money.timelines import spend_chart
 from gateway.doors.console.money.windows import (
@@ -95,7 +97,10 @@ async def _page(visit: Visit) -> web.Response:
     if asked.period:
         categories = periods(asked.period, asked.window.begin, asked.window.end)
         title = f"{asked.figure.capitalize()} by {', '.join(asked.groups)}"
-        chart = spend_chart(answer.rows, asked.groups, FIGURES[asked.figure], categories, title)
+        figure = FIGURES[asked.figure]
+        chart = await asyncio.to_thread(
+            spend_chart, answer.rows, asked.groups, figure, categories, title
+        )
     return await visit.page(
         "money/spend.html",
         asked=asked,
@@ -114,8 +119,12 @@ async def _page(visit: Visit) -> web.Response:
 
 async def _file(visit: Visit, asked: Asked) -> web.Response:
     answer = await visit.calls.usage.GetSpend(asked.request(FILE_ROWS), **visit.rpc)
-    rows = [[*row.group, *known(row)] for row in answer.rows]
+    rows = await in_slices(one_by_one(answer.rows, _cells))
     return await csv_answer("spend", [*asked.groups, *NUMBERS], rows)
+
+
+def _cells(row: usage_pb2.SpendRow) -> list[Cell]:
+    return [*row.group, *known(row)]
 
 
 SPEND_PAGES = (Page(path="/money/spend", handle=_page, name="Spend", group="Money"),)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from aiohttp import web
 
 from gateway.config.gateway import KeyRole
+from gateway.domain.slices import in_slices, one_by_one
 from gateway.doors.console.money.choices import (
     SHARING,
     USES,
@@ -148,10 +149,13 @@ async def _page(visit: Visit) -> web.Response:
         categories = periods(period, asked.window.begin, asked.window.end)
         chart = await drawn(bill_chart(by_time.statements, period, categories), "bill")
     shown = answer.statements[-MOST_STATEMENTS:]
+    statements = await asyncio.to_thread(
+        lambda: [closed(each, MOST_LINES // len(shown)) for each in reversed(shown)]
+    )
     return await visit.page(
         "money/statement.html",
         asked=asked,
-        statements=[closed(each, MOST_LINES // len(shown)) for each in reversed(shown)],
+        statements=statements,
         left_out=len(answer.statements) - len(shown),
         chart=chart,
         query=visit.request.query_string,
@@ -175,22 +179,21 @@ async def _over_time(visit: Visit, asked: Asked) -> usage_pb2.GetStatementRespon
 
 async def _file(visit: Visit, asked: Asked) -> web.Response:
     answer = await visit.calls.usage.GetStatement(asked.request, **visit.rpc)
-    return await csv_answer("statement", [*asked.groups, *HEADER], _rows(answer.statements))
+    lines = ((part.period, line) for part in answer.statements for line in part.lines)
+    rows = await in_slices(one_by_one(lines, _cells))
+    return await csv_answer("statement", [*asked.groups, *HEADER], rows)
 
 
-def _rows(statements: Sequence[usage_pb2.Statement]) -> list[list[Cell]]:
+def _cells(period_line: tuple[str, usage_pb2.StatementLine]) -> list[Cell]:
+    period, line = period_line
     return [
-        [
-            *line.group,
-            statement.period,
-            line.own_nano_usd,
-            line.remote_nano_usd,
-            line.shared_nano_usd,
-            cost_of(line),
-            line.charged_nano_usd,
-        ]
-        for statement in statements
-        for line in statement.lines
+        *line.group,
+        period,
+        line.own_nano_usd,
+        line.remote_nano_usd,
+        line.shared_nano_usd,
+        cost_of(line),
+        line.charged_nano_usd,
     ]
 
 

@@ -14,6 +14,7 @@ from gateway.accounting.reports.requests import (
     RequestOrder,
     list_requests,
 )
+from gateway.domain.slices import in_slices, one_by_one
 from gateway.domain.tags import labels_json
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.accounts.ledger_errors import unread
@@ -72,9 +73,8 @@ async def get_requests(
         )
     except (LedgerUnavailable, TooManyReads) as error:
         raise unread(error) from error
-    return usage_pb2.ListRequestsResponse(
-        requests=[_message(cost) for cost in found[:limit]], truncated=len(found) > limit
-    )
+    messages = await in_slices(one_by_one(found[:limit], _message))
+    return usage_pb2.ListRequestsResponse(requests=messages, truncated=len(found) > limit)
 
 
 def _message(cost: RequestCost) -> usage_pb2.RequestCost:

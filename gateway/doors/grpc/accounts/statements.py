@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gateway.accounting.accounting import Accounting
 from gateway.accounting.ledger.caller_reads import TooManyReads
 from gateway.accounting.ledger.database import LedgerUnavailable
-from gateway.accounting.reports.statement import SharingRule
+from gateway.accounting.reports.statement import Line, SharingRule
 from gateway.accounting.reports.statement import Statement as Closed
 from gateway.accounting.reports.windows import (
     PeriodStatement,
@@ -17,6 +19,7 @@ from gateway.accounting.rollups.pool_bills import PoolBill
 from gateway.accounting.rollups.spend import Group, WindowTooFine
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import KeyRole
+from gateway.domain.slices import Steps, in_slices
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.accounts.ledger_errors import unread
 from gateway.doors.grpc.accounts.windows import GROUPS, TIMES, groups_of, whole_hours_of
@@ -55,10 +58,7 @@ async def get_statement(
         raise unread(error) from error
     except (WindowTooFine, TooManyLines) as error:
         raise errors.invalid([("from", str(error))]) from None
-    statements = [_message(part) for part in found]
-    if own_lines is not None:
-        statements = [_of_tenant(part, own_lines, caller.tenant) for part in statements]
-    return usage_pb2.GetStatementResponse(statements=statements)
+    return await in_slices(_response(found, own_lines, caller.tenant))
 
 
 def _query(request: usage_pb2.GetStatementRequest) -> StatementQuery:
@@ -92,20 +92,37 @@ def _query(request: usage_pb2.GetStatementRequest) -> StatementQuery:
     )
 
 
-def _message(part: PeriodStatement) -> usage_pb2.Statement:
+def _response(
+    found: Sequence[PeriodStatement], own_lines: int | None, tenant: str
+) -> Steps[usage_pb2.GetStatementResponse]:
+    """`own_lines`: the column in which only lines of the tenant have its name, and nothing but
+    lines is shown; None: everything is."""
+    response = usage_pb2.GetStatementResponse()
+    for part in found:
+        message = response.statements.add(period=part.period)
+        if own_lines is None:
+            _put_sums(message, part)
+        yield
+        for line in part.statement.lines:
+            if own_lines is None or line.group[own_lines] == tenant:
+                message.lines.append(_line(line))
+            yield
+    return response
+
+
+def _line(line: Line) -> usage_pb2.StatementLine:
+    return usage_pb2.StatementLine(
+        group=line.group,
+        own_nano_usd=line.own_nano_usd,
+        remote_nano_usd=line.remote_nano_usd,
+        shared_nano_usd=line.shared_nano_usd,
+        charged_nano_usd=line.charged_nano_usd,
+    )
+
+
+def _put_sums(message: usage_pb2.Statement, part: PeriodStatement) -> None:
     closed: Closed = part.statement
-    message = usage_pb2.Statement(
-        period=part.period,
-        lines=[
-            usage_pb2.StatementLine(
-                group=line.group,
-                own_nano_usd=line.own_nano_usd,
-                remote_nano_usd=line.remote_nano_usd,
-                shared_nano_usd=line.shared_nano_usd,
-                charged_nano_usd=line.charged_nano_usd,
-            )
-            for line in closed.lines
-        ],
+    sums = usage_pb2.Statement(
         gpu_bill_nano_usd=closed.gpu_bill_nano_usd,
         remote_bill_nano_usd=closed.remote_bill_nano_usd,
         idle_nano_usd=closed.idle_nano_usd,
@@ -127,8 +144,8 @@ def _message(part: PeriodStatement) -> usage_pb2.Statement:
             for model in part.overflow
         ],
     )
+    message.MergeFrom(sums)
     message.unpriced.FromNanoseconds(closed.unpriced_ns)
-    return message
 
 
 def _pool(bill: PoolBill) -> usage_pb2.PoolBill:
@@ -152,9 +169,3 @@ def _pool(bill: PoolBill) -> usage_pb2.PoolBill:
     if amounts["paid_ns"]:
         message.utilisation = amounts["busy_ns"] / amounts["paid_ns"]
     return message
-
-
-def _of_tenant(statement: usage_pb2.Statement, column: int, tenant: str) -> usage_pb2.Statement:
-    """What the tenant may see of a statement."""
-    lines = [line for line in statement.lines if line.group[column] == tenant]
-    return usage_pb2.Statement(period=statement.period, lines=lines)

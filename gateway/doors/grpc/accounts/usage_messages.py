@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -15,9 +15,14 @@ _RENAMED = {"parts": "parts_json", "labels": "labels_json"}
 _TIMES = {"started_unix_us": "started_at", "ended_unix_us": "ended_at"}
 
 
+_SUMS = tuple(field.name for field in fields(Spend))
+
+
 def spend_row(spend: Spend) -> usage_pb2.SpendRow:
     """Converts the sums of one group. The message fields have the same names."""
-    return usage_pb2.SpendRow(metered_nano_usd=spend.metered_nano_usd, **asdict(spend))
+    return usage_pb2.SpendRow(
+        metered_nano_usd=spend.metered_nano_usd, **{name: getattr(spend, name) for name in _SUMS}
+    )
 
 
 def attempt_row(row: Row) -> usage_pb2.AttemptRow:

@@ -18,6 +18,7 @@ from gateway.accounting.rollups.spend import Group, Order, WindowTooFine, spend
 from gateway.auth.authenticator import Caller
 from gateway.config.gateway import KeyRole
 from gateway.delivery.watches import Watches
+from gateway.domain.slices import in_slices, one_by_one
 from gateway.domain.tags import LABEL_KEY
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
@@ -101,9 +102,10 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
                 raise unread(error) from error
             except WindowTooFine as error:
                 raise errors.invalid([("from", str(error))]) from None
-            return usage_pb2.GetSpendResponse(
-                rows=[spend_row(row) for row in rows[:limit]], truncated=len(rows) > limit
-            )
+            response = usage_pb2.GetSpendResponse(truncated=len(rows) > limit)
+            add = response.rows.append
+            await in_slices(one_by_one(rows[:limit], lambda row: add(spend_row(row))))
+            return response
 
     async def GetStatement(
         self, request: usage_pb2.GetStatementRequest, context: Context
@@ -153,7 +155,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             try:
                 read = partial(self._accounting.reads.read, caller.tenant)
                 async for page in pages(read, selection):
-                    rows = [attempt_row(row) for row in page]
+                    rows = await in_slices(one_by_one(page, attempt_row))
                     await writer.write(usage_pb2.ExportAttemptsResponse(rows=rows))
             except (LedgerUnavailable, TooManyReads) as error:
                 raise unread(error) from error

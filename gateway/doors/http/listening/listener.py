@@ -43,6 +43,14 @@ class _Http1Connection(web.RequestHandler):
         self.lost = True
         super().connection_lost(exc)
 
+    def close(self) -> None:
+        """Takes no more requests, and closes the connection after the one in progress; at once if
+        there is none: aiohttp would leave an idle connection open and drop what it still sends."""
+        waits = self._waiter is not None and not self._waiter.done()
+        super().close()
+        if waits or not self._request_count:
+            self.force_close()
+
 
 _Connection = _Http1Connection | Http2Connection
 

@@ -128,6 +128,10 @@ async def test_a_drain_ends_idle_connections_and_waits_for_streams() -> None:
     ):
         address = http.url.removeprefix("http://")
         idle, writer = await connected(address)
+        used, used_writer = await connected(address)
+        used_writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await used.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        await used.readuntil(b"ok\n")
         body = {
             "model": serving.MODEL,
             "messages": [{"role": "user", "content": "Hi"}],
@@ -137,12 +141,14 @@ async def test_a_drain_ends_idle_connections_and_waits_for_streams() -> None:
             await response.content.readuntil(b"w1")
             draining = asyncio.create_task(http.gateway.drain())
             await closed(idle)
+            await closed(used)
             text = await response.text()
             assert text.endswith("data: [DONE]\n\n")
         await draining
         with pytest.raises(OSError, match="Connect call failed"):
             await connected(address)
         writer.close()
+        used_writer.close()
 
 
 async def test_tls_follows_renewed_certificates(tmp_path: Path) -> None:
