@@ -14,9 +14,8 @@ import secrets
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterable
-from functools import partial
 
-from gateway.accounting.ledger.database import LedgerUnavailable
+from gateway.accounting.ledger.database import LedgerUnavailable, Tx
 from gateway.accounting.ledger.leases import (
     LeaseGone,
     OpenLease,
@@ -85,6 +84,8 @@ class Budgets:
         )
         """Extensions of each tenant that may still begin."""
         self._undone: list[GiveBack | Close] = []
+        self._unrecorded: dict[str, int] = {}
+        """Amounts of adopted leases that count as spent, and are booked before their leases end."""
         self._refused: dict[Holder, tuple[float, int, BudgetRefused]] = {}
         self._configured: tuple[Budget, ...] = ()
         self._overrides: dict[Scope, Budget | None] = {}
@@ -146,14 +147,22 @@ class Budgets:
         """Ends the takeover: what is free of an adopted lease returns with its end. `complete`: all
         requests that the earlier process ran are known; otherwise what they have not accounted for
         counts as spent."""
-        for lease, nano_usd in self._book.end_adoption(complete=complete):
-            lease_id, amount = lease.lease_id, nano_usd
-            await self._ledger.after_rows(
-                partial(
-                    record_lost_rows, lease_id=lease_id, lost_nano_usd=amount, note=UNKNOWN_NOTE
-                ),
-                GRANT_S,
-            )
+        lost = {
+            lease.lease_id: nano_usd
+            for lease, nano_usd in self._book.end_adoption(complete=complete)
+        }
+
+        async def record(tx: Tx) -> None:
+            for lease_id, nano_usd in sorted(lost.items()):
+                await record_lost_rows(tx, lease_id, nano_usd, UNKNOWN_NOTE)
+
+        if lost:
+            try:
+                # At once, so that it is booked before any row of a front that comes back late.
+                await self._ledger.after_rows(record, GRANT_S)
+            except LedgerUnavailable:
+                self._unrecorded |= lost
+                raise
 
     def try_reserve(self, request_id: str, holder: Holder, worst_nano_usd: int) -> bool:
         """Reserves the worst case if the holder's lease has room, or if no budget applies any more.
@@ -243,6 +252,12 @@ class Budgets:
             await self._ledger.after_rows(
                 lambda tx: record_lost_rows(tx, lease_id, lost, LOST_NOTE), GRANT_S
             )
+        unknown = self._unrecorded.get(lease_id)
+        if unknown is not None:
+            await self._ledger.after_rows(
+                lambda tx: record_lost_rows(tx, lease_id, unknown, UNKNOWN_NOTE), GRANT_S
+            )
+            del self._unrecorded[lease_id]
         await self._ledger.after_rows(lambda tx: close(tx, lease_id), GRANT_S)
 
     async def _extend(self, holder: Holder, worst_nano_usd: int) -> None:

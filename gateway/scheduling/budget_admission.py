@@ -112,15 +112,17 @@ class BudgetAdmission:
     def resume(
         self, submission: Submission, reservation: Reservation, charged: Sequence[int | None]
     ) -> None:
-        """Holds again what an earlier scheduler has reserved, if its lease is known. `charged`:
-        what each attempt that is booked was charged, nano-USD; None: unknown, and then the whole
-        reservation counts."""
+        """Holds again what an earlier scheduler has reserved. `charged`: what each attempt that is
+        booked was charged, nano-USD; None: unknown, and then the whole reservation counts."""
         left = reservation.reserved_nano_usd
         for amount in charged:
             left = 0 if amount is None else max(0, left - amount)
         if reservation.lease_id:
+            request = submission.request
+            # None: its budget was taken away meanwhile.
+            holder = self._holder(submission) or Holder(request.tenant, request.key_id, None)
             self._budgets.book.hold_again(
-                submission.request.request_id, reservation.lease_id, left, time.time()
+                request.request_id, reservation.lease_id, holder, left, time.time()
             )
 
     def release(self, submission: Submission) -> None:

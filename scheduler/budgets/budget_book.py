@@ -266,14 +266,24 @@ class BudgetBook:
             self._ending[lease.lease_id] = lease
             self._of_tenant[lease.holder.tenant] += 1
 
-    def hold_again(self, request_id: str, lease_id: str, nano_usd: int, unix_s: float) -> None:
-        """Reserves what a request has reserved in an earlier process. A lease that is not known has
-        been recovered: it counts as spent."""
-        lease = self._ending.get(lease_id)
-        if lease is not None and request_id not in self._holds:
-            lease.reserved_nano_usd += nano_usd
-            lease.holds += 1
-            self._holds[request_id] = _Hold(lease=lease, reserved_nano_usd=nano_usd, since_s=unix_s)
+    def hold_again(
+        self, request_id: str, lease_id: str, holder: Holder, nano_usd: int, unix_s: float
+    ) -> None:
+        """Reserves what a request has reserved in an earlier process. `holder`: of the request.
+
+        A front that comes back after `end_adoption` may hold money that counts as spent meanwhile.
+        Its charge is then an overrun of its lease, of which the store takes back what it has booked
+        as lost. So it does where the lease is not known any more, because it is closed.
+        """
+        if request_id in self._holds:
+            return
+        lease = self._ending.get(lease_id) or self._leases.get(holder)
+        if lease is None or lease.lease_id != lease_id:
+            limits = self.accounts(holder, unix_s)
+            lease = Lease(lease_id=lease_id, holder=holder, limits=limits, ends_unix_s=0)
+        lease.reserved_nano_usd += nano_usd
+        lease.holds += 1
+        self._holds[request_id] = _Hold(lease=lease, reserved_nano_usd=nano_usd, since_s=unix_s)
 
     def end_adoption(self, *, complete: bool) -> tuple[tuple[Lease, int], ...]:
         """Lets adopted leases end with their last request. `complete`: all requests that hold them

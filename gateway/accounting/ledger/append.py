@@ -62,15 +62,15 @@ async def append(tx: Tx, epoch: str, first_seq: int, rows: Sequence[PendingRow])
         if not found:
             continue  # retention deleted it: it was closed long ago
         names, state, recovered = found[0]
-        covered = 0
-        if state != "open" and recovered > 0:
-            # This process counted as dead, and its whole lease was booked as spent: these rows are
-            # part of that amount.
-            covered = min(recovered, spent)
-            await _take_back(tx, lease_id, covered)
         late = state != "open"
+        # This process, or a front that came back late, counted as dead, and what it held was booked
+        # as spent: rows beyond what the lease has free are part of that amount.
+        covered = min(max(recovered, 0), spent if late else overrun)
+        if covered:
+            await _take_back(tx, lease_id, covered, from_grant=not late)
+        more = (spent if late else overrun) - covered
         for name in msgspec.json.decode(names, type=list[str]):
-            add_to(accounts, name, spent - covered, spent - covered if late else overrun)
+            add_to(accounts, name, spent - covered, more)
     await apply(tx, accounts)
     return len(fresh)
 
@@ -104,11 +104,15 @@ async def next_seq(tx: Tx, epoch: str) -> int:
     return 0 if last is None else int(last) + 1
 
 
-async def _take_back(tx: Tx, lease_id: str, nano_usd: int) -> None:
-    """Corrects the recovery of a lease whose gateway turned out to be alive."""
+async def _take_back(tx: Tx, lease_id: str, nano_usd: int, *, from_grant: bool) -> None:
+    """Corrects the recovery of a lease whose gateway turned out to be alive. `from_grant`: the
+    lease is open, and an overrun that the recovery covers has been added to its grant."""
+    again = nano_usd if from_grant else 0
     await tx.run(
-        "UPDATE lease SET recovered_nano_usd = recovered_nano_usd - $2 WHERE lease_id = $1",
-        *(lease_id, nano_usd),
+        "UPDATE lease SET recovered_nano_usd = recovered_nano_usd - $2,"
+        " settled_nano_usd = settled_nano_usd - $3, granted_nano_usd = granted_nano_usd - $3"
+        " WHERE lease_id = $1",
+        *(lease_id, nano_usd, again),
     )
     [(tenant, key_id, session_id)] = await tx.rows(
         "SELECT tenant, key_id, session_id FROM lease WHERE lease_id = $1", lease_id

@@ -3,8 +3,8 @@
 It does what `append.append` does in a transaction of several statements: it skips rows that the
 database already has, and adds what the new rows settle to their leases and then to the accounts. It
 takes locks in the same order: leases, then accounts, each in the order of their ids; that of the
-leader's term comes first. Where a lease
-is no longer open (this process counted as dead), it writes nothing, and `append.append` runs.
+leader's term comes first. Where a lease is no longer open, or a part of it was booked as lost (this
+process or a front counted as dead), it writes nothing, and `append.append` runs.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ _APPEND = f"""
 given AS (
   SELECT * FROM unnest({_ARRAYS}, ${_OVERRUNS}::bigint[]) AS g ({", ".join(_COLUMNS)}, overrun)
 ), held AS MATERIALIZED (
-  SELECT state FROM lease WHERE lease_id = ANY (${_LEASES}::text[]) ORDER BY lease_id FOR UPDATE
+  SELECT state = 'open' AND recovered_nano_usd = 0 AS plain FROM lease
+  WHERE lease_id = ANY (${_LEASES}::text[]) ORDER BY lease_id FOR UPDATE
 ), fresh AS (
   INSERT INTO attempt (epoch, {", ".join(_COLUMNS)})
   SELECT $1, {", ".join(_COLUMNS)} FROM given
   WHERE EXISTS (SELECT FROM fence)
-    AND (SELECT COALESCE(bool_and(state = 'open'), true) FROM held)
+    AND (SELECT COALESCE(bool_and(plain), true) FROM held)
   ON CONFLICT (epoch, seq) DO NOTHING
   RETURNING seq, lease_id, budgeted_nano_usd
 ), spent AS (
@@ -64,7 +65,7 @@ given AS (
   WHERE account.account_id = added.account_id AND (SELECT COUNT(*) FROM locked) >= 0
 )
 """
-_ALL_OPEN = "(SELECT COALESCE(bool_and(state = 'open'), true) FROM held)"
+_ALL_PLAIN = "(SELECT COALESCE(bool_and(plain), true) FROM held)"
 
 
 def single_statement_append(database: PostgresDatabase, epoch: str) -> Append:
@@ -76,9 +77,9 @@ def single_statement_append(database: PostgresDatabase, epoch: str) -> Append:
         others = [
             (first_seq + i, name) for i, row in enumerate(rows) for name in row.other_account_ids
         ]
-        all_open = await database.write_at_once(
+        all_plain = await database.write_at_once(
             _APPEND,
-            _ALL_OPEN,
+            _ALL_PLAIN,
             epoch,
             list(range(first_seq, first_seq + len(rows))),
             *zip(*(row.values for row in rows), strict=True),
@@ -87,7 +88,7 @@ def single_statement_append(database: PostgresDatabase, epoch: str) -> Append:
             [name for _, name in others],
             list({row.lease_id for row in rows if row.lease_id}),
         )
-        if not all_open:
+        if not all_plain:
             await database.write(lambda tx: append(tx, epoch, first_seq, rows))
 
     return write

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from typing import cast
 
-from gateway.accounting.budgets import Budgets
+import pytest
+
+from gateway.accounting.budgets import BudgetRefused, Budgets
+from gateway.accounting.ledger.append import append
+from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.leases import Owner, adopt_own_leases
 from gateway.accounting.ledger.ledger import Ledger
+from gateway.accounting.ledger.rows import pending_row
 from gateway.accounting.ledger.sqlite import SqliteTx, run_now
 from scheduler.budgets.budget import Budget, Holder
 from scheduler.budgets.budget_window import Period
@@ -28,8 +34,8 @@ async def killed() -> MemoryLedger:
     return ledger
 
 
-async def adopted(ledger: MemoryLedger) -> Budgets:
-    owner = Owner("gateway", "after")
+async def adopted(ledger: MemoryLedger, epoch: str = "after") -> Budgets:
+    owner = Owner("gateway", epoch)
     made = Budgets(cast(Ledger, ledger), owner)
     made.configure([BUDGET])
     made.adopt(run_now(adopt_own_leases(SqliteTx(ledger.connection), owner)))
@@ -47,7 +53,7 @@ async def test_what_runs_is_settled_in_the_lease_that_it_held() -> None:
     ledger = await killed()
     made = await adopted(ledger)
     [lease] = made.book.leases
-    made.book.hold_again("key/1", lease.lease_id, 600_000, 0.0)
+    made.book.hold_again("key/1", lease.lease_id, HOLDER, 600_000, time.time())
     await made.end_adoption(complete=True)
     await made.return_unused()
     assert account(ledger.connection)[1] >= 600_000, "the request holds it"
@@ -88,11 +94,123 @@ async def test_what_a_lost_front_held_counts_as_spent() -> None:
     assert states == [("lease_recovery", granted)]
 
 
-async def test_a_lease_that_is_not_known_is_held_by_nobody() -> None:
-    made = await adopted(MemoryLedger())
-    made.book.hold_again("key/1", "gone", 600_000, 0.0)
-    assert made.book.held("key/1") == ("", 0)
-    found = made.settle(settled(charged=400_000))
-    assert found is not None
-    assert found.lease_id is None
-    assert found.budgeted_nano_usd == 400_000
+def book(
+    ledger: MemoryLedger, made: Budgets, request_id: str, charged: int, epoch: str = "after"
+) -> None:
+    """An attempt of a request ends, and then the request."""
+    attempt = settled(request_id, charged=charged)
+    row = pending_row(attempt, made.settle(attempt))
+    tx = SqliteTx(ledger.connection)
+    [(seq,)] = run_now(
+        tx.rows("SELECT COALESCE(MAX(seq) + 1, 0) FROM attempt WHERE epoch = $1", epoch)
+    )
+    assert run_now(append(tx, epoch, seq, [row])) == 1
+    made.release(request_id)
+
+
+def charges(ledger: MemoryLedger) -> int:
+    """All that is booked, with recoveries and their corrections."""
+    [(charged,)] = ledger.connection.execute("SELECT SUM(charged_nano_usd) FROM attempt")
+    return int(charged)
+
+
+async def spend_all(ledger: MemoryLedger, made: Budgets, epoch: str = "after") -> None:
+    """Others spend all that the cap leaves."""
+    need = CAP
+    number = 1
+    while need:
+        number += 1
+        try:
+            await made.reserve(f"key/{number}", HOLDER, need)
+        except BudgetRefused:
+            need //= 2
+        else:
+            book(ledger, made, f"key/{number}", need, epoch)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+async def test_a_front_that_comes_late_is_not_charged_for_what_counts_as_spent(
+    closed: bool,
+) -> None:
+    """Its leader was stopped and counted as dead with it; others spend the rest of the budget."""
+    ledger = await killed()
+    made = await adopted(ledger)
+    [lease] = made.book.leases
+    await made.end_adoption(complete=False)
+    if closed:
+        await made.return_unused()
+        assert not made.book.leases
+    await spend_all(ledger, made)
+    made.book.hold_again("key/1", lease.lease_id, HOLDER, 600_000, time.time())
+    book(ledger, made, "key/1", 400_000)
+    assert CAP - 200_000 <= charges(ledger) <= CAP
+    await made.return_unused()
+    assert account(ledger.connection)[0] == charges(ledger)
+    made.forget_refusals()
+    await spend_all(ledger, made)
+    assert account(ledger.connection) == (CAP, CAP)
+    assert charges(ledger) == CAP
+
+
+async def test_two_fronts_of_one_lease_of_which_one_comes_late() -> None:
+    ledger = MemoryLedger()
+    before = Budgets(cast(Ledger, ledger), Owner("gateway", "before"))
+    before.configure([BUDGET])
+    for number in (1, 2, 3):
+        await before.reserve(f"key/{number}", HOLDER, 300_000)
+    granted = account(ledger.connection)[1]
+    made = await adopted(ledger)
+    [lease] = made.book.leases
+    made.book.hold_again("key/1", lease.lease_id, HOLDER, 300_000, time.time())
+    await made.end_adoption(complete=False)
+    assert charges(ledger) == granted - 300_000
+    made.book.hold_again("key/2", lease.lease_id, HOLDER, 300_000, time.time())
+    book(ledger, made, "key/1", 300_000)
+    book(ledger, made, "key/2", 300_000)
+    assert charges(ledger) == granted, "the third has come back to nobody"
+    await made.return_unused()
+    assert account(ledger.connection) == (granted, granted)
+
+
+async def test_the_leader_after_the_next_one_takes_back_too() -> None:
+    ledger = await killed()
+    granted = account(ledger.connection)[1]
+    made = await adopted(ledger)
+    [lease] = made.book.leases
+    await made.end_adoption(complete=False)
+    later = await adopted(ledger, "later")
+    later.book.hold_again("key/1", lease.lease_id, HOLDER, 600_000, time.time())
+    await later.end_adoption(complete=True)
+    book(ledger, later, "key/1", 600_000, "later")
+    await later.return_unused()
+    assert account(ledger.connection) == (granted, granted)
+    assert charges(ledger) == granted
+
+
+async def test_what_could_not_be_booked_as_lost_is_booked_before_its_lease_ends() -> None:
+    ledger = await killed()
+    granted = account(ledger.connection)[1]
+    made = await adopted(ledger)
+    ledger.fails = True
+    with pytest.raises(LedgerUnavailable):
+        await made.end_adoption(complete=False)
+    ledger.fails = False
+    await made.return_unused()
+    assert account(ledger.connection) == (granted, granted)
+    assert charges(ledger) == granted
+
+
+async def test_a_request_of_a_lease_that_goes_on_holds_it_again() -> None:
+    """Its front was given up for lost, and has come back to the same scheduler."""
+    ledger = MemoryLedger()
+    made = Budgets(cast(Ledger, ledger), Owner("gateway", "same"))
+    made.configure([BUDGET])
+    await made.reserve("key/1", HOLDER, 600_000)
+    [lease] = made.book.leases
+    made.release("key/1")
+    made.book.hold_again("key/1", lease.lease_id, HOLDER, 600_000, time.time())
+    assert made.book.held("key/1") == (lease.lease_id, 600_000)
+    book(ledger, made, "key/1", 600_000, "same")
+    await spend_all(ledger, made, "same")
+    assert account(ledger.connection) == (CAP, CAP)
+    assert charges(ledger) == CAP

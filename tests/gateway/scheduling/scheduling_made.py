@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.accounting.budgets import Budgets
 from gateway.accounting.ledger.caller_reads import CallerReads
-from gateway.accounting.ledger.database import Database, Tx
+from gateway.accounting.ledger.database import Database, LedgerUnavailable, Tx
 from gateway.accounting.ledger.leases import Owner
 from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.ledger.sqlite import SqliteTx, run_now
@@ -73,9 +73,11 @@ class Clock:
 
 
 class MemoryLedger:
-    """Runs the transactions of leases in a database in memory, once `answers` is set."""
+    """Runs the transactions of leases in a database in memory, once `answers` is set. `fails`: they
+    fail."""
 
     def __init__(self) -> None:
+        self.fails = False
         self.answers = asyncio.Event()
         self.answers.set()
         self.waiting = 0
@@ -89,6 +91,8 @@ class MemoryLedger:
             await self.answers.wait()
         finally:
             self.waiting -= 1
+        if self.fails:
+            raise LedgerUnavailable("as told")
         return run_now(transaction(SqliteTx(self.connection)))
 
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
