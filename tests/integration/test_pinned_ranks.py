@@ -52,11 +52,10 @@ async def test_requests_are_spread_over_the_ranks_by_what_they_hold() -> None:
             assert {s.facts.group for s in scheduler.placements} == {"own/a"}
             capacity = sim.config.num_gpu_blocks * sim.config.block_size
             assert {s.kv_capacity_tokens for s in scheduler.placements} == {capacity}
-            calls = [
-                gateway.stub.Generate(endless(f"r{number}"), metadata=METADATA)
-                for number in range(2 * RANKS)
-            ]
-            for call in calls:
+            calls = []
+            for number in range(2 * RANKS):  # one after another, so that each decision knows all
+                call = gateway.stub.Generate(endless(f"r{number}"), metadata=METADATA)
+                calls.append(call)
                 await first_message(call)
             assert running(sim) == [2] * RANKS
             for state in scheduler.placements:
