@@ -141,7 +141,7 @@ class RunningGateway:
     async def _reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
         old = self.active.config
         check_reload(old, config, self.active.access)
-        prepared = prepare(config, base_dir)
+        prepared = await asyncio.to_thread(prepare, config, base_dir)
         warn_of_reload(old, config, base_dir)
         self.front.apply(prepared, base_dir)
         await self.parts.apply(self.active.prepared)

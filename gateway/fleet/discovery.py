@@ -95,6 +95,8 @@ class Discovery:
         self._on_change = on_change
         self._assignment = Assignment(place_names(pool, settings))
         self._was_empty = False
+        self._crowded: Answer | None = None
+        """The last answer, if an address of it has no place."""
         self._trouble = ""
 
     @property
@@ -119,7 +121,7 @@ class Discovery:
         low, high = self.settings.min_refresh_s, self.settings.max_refresh_s
         name = self.settings.source
         try:
-            answer = await self._lookup()
+            answer = await self._look_up()
         except LookupFailed as error:
             self._log_trouble(f"look-up of {name} failed, the last answer holds: {error}")
             return low
@@ -135,6 +137,7 @@ class Discovery:
             log.info("%s: is %s now, from %s", place, address, name)
         if gone or given:
             await self._on_change({p: f"{a} is gone from {name}" for p, a in gone.items()})
+        self._crowded = answer if without else None
         if without:
             self._log_trouble(
                 f"no place for {', '.join(without)}: raise discover.max_replicas, "
@@ -143,6 +146,17 @@ class Discovery:
             return low
         self._log_trouble("" if answer.addresses else f"{name} has no address")
         return high if answer.ttl_s is None else min(high, max(low, answer.ttl_s))
+
+    async def _look_up(self) -> Answer:
+        """Raises LookupFailed. While an address has no place, a look-up that waits for a change is
+        not waited for: a place may have become free."""
+        if self._crowded is None:
+            return await self._lookup()
+        try:
+            async with asyncio.timeout(self.settings.timeout_s):
+                return await self._lookup()
+        except TimeoutError:
+            return self._crowded
 
     def _log_trouble(self, trouble: str) -> None:
         """Logs a trouble once, and its end."""

@@ -104,7 +104,7 @@ class SchedulerSide:
         old = self.active.config
         config = with_session_secret(config, self.sockets)
         check_reload(old, config, self.active.access)
-        prepared = prepare(config, base_dir)
+        prepared = await asyncio.to_thread(prepare, config, base_dir)
         if config.server.tls is not None:
             Certificates(config.server.tls, base_dir)  # raises for files that cannot be used
         told = self.host.fronts

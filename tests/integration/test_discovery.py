@@ -164,6 +164,38 @@ async def test_replicas_come_and_go_as_kubernetes_tells_it(tmp_path: Path) -> No
             assert api.lists == 1
 
 
+async def test_a_place_that_becomes_free_is_taken_without_a_change_in_kubernetes(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "token").write_text("token")
+    async with fleet() as (_, port), kubernetes_api("models", "vllm") as api:
+        service = EndpointSlicesConfig(
+            service="vllm",
+            namespace="models",
+            api_server=api.url,
+            token_file=str(tmp_path / "token"),
+        )
+        discover = DiscoveryConfig(
+            endpoint_slices=service,
+            port=port,
+            min_refresh_s=0.05,
+            max_refresh_s=3600.0,
+            timeout_s=0.2,
+            max_replicas=1,
+        )
+        pool = msgspec.structs.replace(serving.pool([]), discover=discover)
+        api.set("one", endpoint(FIRST))
+        async with serving.serving(serving.config(pools=[pool]), ready=False) as gateway:
+            await until_in_service(gateway, FIRST)
+            request = chat_request(max_output_tokens=200, ignore_eos=True)
+            call = gateway.stub.Generate(request, metadata=METADATA)
+            await first_message(call)
+            api.set("one", endpoint(SECOND))
+            await until_in_service(gateway)
+            await read_stream(call)  # its place is free from here on
+            await until_in_service(gateway, SECOND)
+
+
 @pytest.mark.parametrize("failure", ["SERVFAIL", "REFUSED", "silent"])
 async def test_a_resolver_that_fails_keeps_the_last_answer_and_says_so_once(
     failure: str, caplog: pytest.LogCaptureFixture
