@@ -99,4 +99,5 @@ def test_what_the_image_holds_and_says(root: Path) -> None:
     assert found["User"] == "10001:10001"
     assert found["Labels"]["org.opencontainers.image.version"] == "0.0.1"
     assert found["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
-    assert set(found["ExposedPorts"]) == {"50051/tcp", "50052/tcp", "8080/tcp", "9464/tcp"}
+    ports = {"50051/tcp", "50052/tcp", "8080/tcp", "8090/tcp", "9464/tcp"}
+    assert set(found["ExposedPorts"]) == ports

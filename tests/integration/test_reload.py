@@ -265,7 +265,7 @@ async def test_no_client_notices_reloads_at_random(seed: int, tmp_path: Path) ->
             await nothing_is_left(gateway, servers, tasks)
             assert gateway.gateway.scheduler.active_requests == 0
             accounting = gateway.gateway.accounting
-            await accounting.ledger.flush()
+            await accounting.write_rows()
             charged = [account.charged_nano_usd or 0 for account in accounts]
             assert await booked(accounting.database) == sum(charged)
             rows = await one(accounting.database, "SELECT COUNT(*) FROM attempt")
