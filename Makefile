@@ -84,7 +84,7 @@ test-vllm: $(VENV)/.ready  ## the slow suite on a real vLLM, in its own environm
 	vllm_cpu/install.sh $(MOEGATE_VLLM_VENV)
 	$(BIN)/pytest tests/vllm
 
-test-stack: $(VENV)/.ready  ## the slow suite on real servers beside the gateway (PostgreSQL, Prometheus, helm, Chromium), which it installs (as root)
+test-stack: $(VENV)/.ready tests/oidc/node_modules/.ready  ## the slow suite on real servers beside the gateway (PostgreSQL, Prometheus, helm, Chromium), which it installs (as root)
 	$(BIN)/pytest tests/stack
 
 CLIENTS := .cache/clients
