@@ -268,6 +268,7 @@ async def running_gateway(
             pace=loop_load,
             meter_state=metering_state(config, base_dir),
             on_change=update_health,
+            allocation=observing.allocation,
             sinks=sinks,
         )
         lane = BatchLane(accounting, active, clock)

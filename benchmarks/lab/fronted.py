@@ -2,8 +2,9 @@
 
 What a front tells and is told takes a hop each way: the millisecond for which the link gathers
 messages at most, and the network. Progress is told in one batch a front every 50 ms, each front at
-its own time. Requests go to the fronts in turn, and messages of one front keep their order. Engines
-are scraped by the scheduler's process, as in production, without a hop.
+its own time, and taken up for all fronts together at the scheduler's tick. Requests go to the
+fronts in turn, and messages of one front keep their order. Engines are scraped by the scheduler's
+process, as in production, without a hop.
 """
 
 from __future__ import annotations
@@ -49,8 +50,11 @@ class Fronted:
         self._answers: list[tuple[float, int, Action]] = []
         self._progress: list[dict[str, Progress]] = [{} for _ in range(fronts)]
         self._batch_s = [BATCH_S * front / fronts for front in range(fronts)]
+        self._held: dict[str, Progress] = {}
+        """Progress that has arrived since the last tick."""
         self._gone: set[str] = set()
         self._tick_s = 0.0
+        self._taken_up_s = 0.0
 
     def submit(self, request: Request, now: float) -> Sequence[Action]:
         """A new request, at the next front."""
@@ -84,12 +88,22 @@ class Fronted:
                 batch.clear()
         while self._messages and self._messages[0][0] <= now:
             at_s, _, message = heapq.heappop(self._messages)
+            if isinstance(message, Progress):
+                self._held[message.request_id] = message
+                continue
+            if isinstance(message, AttemptEnded | Cancelled):
+                self._held.pop(message.request_id, None)
             found = (
                 self._decider.submit(message, at_s)
                 if isinstance(message, Request)
                 else self._decider.handle(message, at_s)
             )
             self._answer(found, at_s)
+        if now >= self._taken_up_s + TICK_S:
+            self._taken_up_s = now
+            for progress in self._held.values():
+                self._answer(self._decider.handle(progress, now), now)
+            self._held.clear()
         if now >= self._tick_s:
             tick = self._decider.tick(now)
             wake_s = tick.next_wake_s

@@ -65,6 +65,8 @@ class PoolAccounts:
         the accounts."""
         self.checkpoint = checkpoint
         self.held = held
+        self.on_booked: Callable[[Sequence[PoolHour]], None] | None = None
+        """Receives what each booking has added, once it is written."""
         self._database = database
         self._owner = owner
         self._booked = 0
@@ -116,6 +118,8 @@ class PoolAccounts:
         if not await self._database.write(lambda tx: _book(tx, self._owner.epoch, booking)):
             self.held = False
             log.error("another process keeps the pools' accounts now: this one books no more")
+        elif self.on_booked is not None:
+            self.on_booked(booking.hours)
 
 
 def _booking(number: int, meter: Meter, now_ns: int) -> _Booking:

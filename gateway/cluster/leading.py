@@ -141,6 +141,7 @@ async def leader_side(
             pace=around.pace,
             meter_state=None,
             on_change=_nothing,
+            allocation=around.observing.allocation,
             sinks=around.sinks,
         )
         stack.push_async_callback(parts.close)

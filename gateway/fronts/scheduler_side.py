@@ -236,6 +236,7 @@ async def running_scheduler_side(
             pace=load_of_loop,
             meter_state=metering_state(config, base_dir),
             on_change=update_health,
+            allocation=observing.allocation,
             sinks=sinks,
         )
         stack.push_async_callback(parts.close)

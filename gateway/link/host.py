@@ -277,9 +277,11 @@ class SchedulerHost:
                 self._lose(incarnation, kept)
 
     def tick(self) -> None:
-        """Ends fronts that did not come back in time, and acknowledges what is booked. To be called
-        about every `TICK_S`."""
+        """Tells the scheduler the progress of all fronts, ends those that did not come back in
+        time, and acknowledges what is booked. To be called about every `TICK_S`."""
         now = self.clock()
+        for kept in self._kept.values():
+            kept.session.tell_progress()
         for incarnation, kept in list(self._kept.items()):
             if kept.away_since_s is None:
                 kept.session.acknowledge()

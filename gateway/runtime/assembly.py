@@ -27,6 +27,7 @@ from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.key_accounts import KeyAccounts
 from gateway.scheduling.metering import Metering
 from gateway.scheduling.replica_counts import ReplicaCounts
+from gateway.telemetry.instruments import Allocation
 from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import LoopLoad, Pace
 from scheduler.metering.settlement import Sink
@@ -127,13 +128,18 @@ def assemble_with_ledger(
     pace: Pace,
     meter_state: Path | None,
     on_change: Callable[[], Awaitable[None]],
+    allocation: Allocation | None,
     sinks: tuple[Sink, ...],
 ) -> tuple[SchedulerParts, ReplicaCounts]:
     """Builds the scheduler's side on an open ledger, and the counts of replicas that follow what it
-    settles. `meter_state`: file of the meter's state; None: it is in the ledger alone. For the
-    others see `assemble_scheduler`."""
+    settles. `meter_state`: file of the meter's state; None: it is in the ledger alone.
+    `allocation`: the counter of cost; None: metrics are off. For the others see
+    `assemble_scheduler`."""
     counts = ReplicaCounts(lambda: parts.scheduler, time.time)
     pool_accounts = accounting.pool_accounts
+    if allocation is not None:
+        pool_accounts.on_booked = allocation.booked
+        sinks = (allocation.settled, *sinks)
     parts = assemble_scheduler(
         prepared,
         upstream=upstream,

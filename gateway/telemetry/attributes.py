@@ -33,6 +33,7 @@ _SAMPLING = {
     "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
 }
 NANO = 1_000_000_000
+LOCAL = "local"
 MAX_CONTENT_CHARACTERS = 65_536
 """Longest input and longest output on a span, if content is recorded."""
 MAX_CONTENT_TEXTS = 64
@@ -212,7 +213,7 @@ def of_cost(settled: SettledAttempt) -> Attributes:
 
 def route(kind: PlacementKind) -> str:
     """The label of a placement's kind: local or overflow."""
-    return "local" if kind is PlacementKind.SELF_HOSTED else "overflow"
+    return LOCAL if kind is PlacementKind.SELF_HOSTED else "overflow"
 
 
 def input_messages(generation: Generation) -> str:

@@ -23,7 +23,7 @@ from gateway.telemetry import semconv
 from gateway.telemetry.call_record import CURRENT
 from gateway.telemetry.exposition import exposition
 from gateway.telemetry.fleet import FleetMetrics
-from gateway.telemetry.instruments import Instruments
+from gateway.telemetry.instruments import Allocation, Instruments
 from gateway.telemetry.logs import REQUESTS
 from gateway.telemetry.request_log import request_line
 from gateway.telemetry.request_telemetry import RequestTelemetry
@@ -61,6 +61,11 @@ class Telemetry:
     def tracer(self) -> Tracer | None:
         """The tracer; None: traces are off."""
         return self._tracer
+
+    @property
+    def allocation(self) -> Allocation | None:
+        """Counts cost where the ledger is; None: metrics are off."""
+        return None if self.instruments is None else self.instruments.allocation
 
     def observe_at(self, port: SchedulerPort) -> Observe:
         """What observes the requests of a pipeline at this port."""
@@ -130,7 +135,7 @@ async def telemetry(
     """Makes telemetry from the configuration and the environment."""
     found = Telemetry(
         provider=tracer_provider(environ),
-        instruments=None if settings.metrics_listen is None else Instruments(),
+        instruments=None if settings.metrics_listen is None else Instruments(settings),
         record_content=settings.record_content,
         clock=clock,
     )

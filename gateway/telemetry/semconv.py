@@ -262,6 +262,12 @@ COST_USD = counter(
     "Spend by tenant: metered (what it cost) and charged; unknown prices are in neither. Tenants "
     "beyond the first hundred count as _other.",
 )
+ALLOCATED_USD = counter(
+    "moegate.cost.allocation.usd",
+    "{USD}",
+    (TENANT, REQUEST_MODEL, POOL, ROUTE),  # and `telemetry.metric_labels`
+    "What requests cost, and pools beside them (__idle__, __unallocated__); unknown is in no sum.",
+)
 UNPRICED = counter(
     "moegate.cost.unpriced",
     "{attempt}",

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import random
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,3 +204,10 @@ async def test_one_statement_writes_what_a_transaction_writes(
         rows, _, accounts = await tables(first)
         assert len(rows) > len(made)
         assert len(accounts) > 2
+
+
+async def test_rows_are_summed_up_off_the_event_loop(tmp_path: Path, postgres: Postgres) -> None:
+    async with both(tmp_path, postgres, "computed", golden=False) as (first, second, _):
+        for database in (first, second):
+            thread = await database.read(lambda tx: tx.computed(threading.get_ident))
+            assert thread != threading.get_ident()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import grpc
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from moegate.v1 import admin_pb2, admin_pb2_grpc, inference_pb2_grpc
 from tests import serving
@@ -57,6 +61,21 @@ async def booked_tokens(made: Cluster) -> int:
     return int(tokens)
 
 
+async def allocated_usd(member: Member) -> float:
+    """What requests cost, on the metrics page of a member."""
+    found = re.search(r"metrics on (http://\S+/metrics)", member.log.read_text())
+    assert found is not None
+    url = found[1]
+    page = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == "moegate_cost_allocation_usd_total"
+        and sample.labels["moegate_tenant"] == "team"
+    )
+
+
 async def until_booked(made: Cluster, upstream: Counting) -> None:
     async with asyncio.timeout(BOUND_S):
         while await booked_tokens(made) != upstream.tokens:
@@ -66,12 +85,20 @@ async def until_booked(made: Cluster, upstream: Counting) -> None:
 async def test_each_member_answers_and_one_leads(tmp_path: Path, postgres: Postgres) -> None:
     upstream = Counting(pause_s=0.004)
     dsn = await postgres.new_database("cluster")
-    async with counting(upstream), cluster(tmp_path, dsn, [upstream.url], 2) as made:
+    metrics = {"metrics_listen": "127.0.0.1:0", "metric_labels": ["team"]}
+    async with (
+        counting(upstream),
+        cluster(tmp_path, dsn, [upstream.url], 2, telemetry=metrics) as made,
+    ):
         await asyncio.gather(*(member.start() for member in made.members))
-        assert await made.leader() in made.members
+        leader = await made.leader()
         await asyncio.gather(*(ask(member) for member in made.members for _ in range(4)))
         await until_booked(made, upstream)
         assert await made.rows("SELECT COUNT(*) FROM attempt") == [(8,)]
+        [(metered,)] = await made.rows("SELECT CAST(SUM(metered_nano_usd) AS BIGINT) FROM attempt")
+        for member in made.members:  # the leader has the ledger and counts what it cost
+            counted = await allocated_usd(member)
+            assert counted == pytest.approx(metered / 1e9 if member is leader else 0.0)
         for member in made.members:  # usage is asked of the leader, whoever is asked
             async with grpc.aio.insecure_channel(member.address) as channel:
                 admin = admin_pb2_grpc.AdminServiceStub(channel)

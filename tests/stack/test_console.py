@@ -192,7 +192,7 @@ async def test_live_parts_refresh_pause_and_say_when_they_cannot(rig: Rig) -> No
         await sign_in(tab, rig.served.url, OPERATOR)
         await tab.open(f"{rig.served.url}/fleet")
         status = "document.querySelector('[role=status]').innerText"
-        await tab.until(f"{status}.includes('groups serve')")
+        await tab.until(f"{status}.includes('in service')")
         # It changes in place, so that focus and scrolling stay.
         await tab.run("document.querySelector('[data-live] h2').lang = 'en'")
         before = len(tab.requested)
@@ -207,7 +207,7 @@ async def test_live_parts_refresh_pause_and_say_when_they_cannot(rig: Rig) -> No
         await tab.press("Enter")
         await tab.until(f"{status}.startsWith('Not refreshed')")
         await tab.send("Network.setBlockedURLs", urls=[])
-        await tab.until(f"{status}.includes('groups serve')")
+        await tab.until(f"{status}.includes('in service')")
 
 
 async def test_pages_work_without_script(rig: Rig) -> None:

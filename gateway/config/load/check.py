@@ -40,6 +40,7 @@ from gateway.config.resolve.secrets import resolve
 from gateway.config.resolve.step_model_prior import checked_step_model_prior
 from gateway.config.resolve.tls_files import server_files
 from gateway.config.server import ServerConfig
+from gateway.config.telemetry import MOST_METRIC_LABELS, label_name
 from scheduler.contract import Objective
 
 MAX_PORT = 65_535
@@ -55,6 +56,7 @@ def semantic_problems(config: GatewayConfig, base_dir: Path) -> Iterator[Problem
             fix="add a pool, or a remote",
         )
     yield from _listen(config)
+    yield from _metric_labels(config)
     yield from _tls(config.server, base_dir)
     yield from _names(config)
     yield from _hashes(config, base_dir)
@@ -169,6 +171,21 @@ def _listen(config: GatewayConfig) -> Iterator[Problem]:
             message = f"the port is above {MAX_PORT}"
             yield problem(path, listen, message, f"choose one from 0 to {MAX_PORT}")
     yield from _unique(fixed, "give each its own port", "among the addresses to listen on")
+
+
+def _metric_labels(config: GatewayConfig) -> Iterator[Problem]:
+    names = [
+        (f"telemetry.metric_labels[{i}]", label_name(key))
+        for i, key in enumerate(config.telemetry.metric_labels)
+    ]
+    if len(names) > MOST_METRIC_LABELS:
+        yield problem(
+            "telemetry.metric_labels",
+            str(len(names)),
+            "each label multiplies the series of the metric",
+            f"name at most {MOST_METRIC_LABELS}",
+        )
+    yield from _unique(names, "name labels that differ in more than dots and hyphens", "as metrics")
 
 
 def _tls(server: ServerConfig, base_dir: Path) -> Iterator[Problem]:

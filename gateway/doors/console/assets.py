@@ -9,6 +9,7 @@ from importlib import resources
 from aiohttp import web
 
 PREFIX = "/static/"
+_KEPT = "public, max-age=31536000, immutable"
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
@@ -37,8 +38,9 @@ class Assets:
         """Returns the path of a file, which changes with its content."""
         return f"{PREFIX}{name}?v={self._by_name[name].version}"
 
-    def answer(self, path: str) -> web.Response | None:
-        """Returns the answer for a path; None: there is no such file."""
+    def answer(self, path: str, version: str) -> web.Response | None:
+        """Returns the answer for a path; None: there is no such file. `version`: of the address.
+        The page may be of a gateway with another version: browsers keep only what is of theirs."""
         asset = self._by_name.get(path.removeprefix(PREFIX))
         if asset is None:
             return None
@@ -46,5 +48,5 @@ class Assets:
             body=asset.content,
             content_type=asset.content_type,
             charset="utf-8",
-            headers={"Cache-Control": "public, max-age=31536000, immutable"},
+            headers={"Cache-Control": _KEPT if version == asset.version else "no-store"},
         )

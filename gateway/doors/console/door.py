@@ -104,7 +104,7 @@ class ConsoleDoor:
             text = f"They have {size} bytes: at most {most}, limits.metadata_bytes."
             raise Problem(431, "The headers are too large", text)
         if request.path.startswith(PREFIX) and request.method in ("GET", "HEAD"):
-            found_file = self._assets.answer(request.path)
+            found_file = self._assets.answer(request.path, request.query.get("v", ""))
             if found_file is not None:
                 return found_file
         found = self._routes.find(request.method, request.rel_url.raw_path)

@@ -33,6 +33,11 @@ def short_number(value: float | None) -> str | Markup:
     return f"{scaled:.3g}T"
 
 
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """A count with its noun. `nouns`: of any count but one; empty: the noun with an s."""
+    return f"{number(count)} {noun if count == 1 else nouns or f'{noun}s'}"
+
+
 def percent(share: float | None, digits: int = 0) -> str | Markup:
     """A share of 1 in per cent."""
     return UNKNOWN if share is None else f"{share * 100:.{digits}f}\u202f%"
@@ -90,6 +95,7 @@ def known(message: Any, field: str) -> Any:
 FILTERS: Mapping[str, Callable[..., object]] = {
     "number": number,
     "short_number": short_number,
+    "counted": counted,
     "percent": percent,
     "usd": usd,
     "seconds": seconds,

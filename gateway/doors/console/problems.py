@@ -16,6 +16,8 @@ _OF_STATUS = {
     grpc.StatusCode.FAILED_PRECONDITION: (409, "This is not possible now"),
     grpc.StatusCode.ABORTED: (409, "This is not possible now"),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (429, "Too much at once"),
+    # A page does not cancel an RPC that it waits for: the gateway stops.
+    grpc.StatusCode.CANCELLED: (503, "The gateway cannot answer now"),
     grpc.StatusCode.UNAVAILABLE: (503, "The gateway cannot answer now"),
     grpc.StatusCode.DEADLINE_EXCEEDED: (504, "The answer took too long"),
 }

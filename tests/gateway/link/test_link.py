@@ -56,6 +56,42 @@ async def test_a_request_from_submission_to_settlement() -> None:
     assert two.made.local.active_requests == 0
 
 
+async def test_the_scheduler_hears_of_all_fronts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = joined(slots=2)
+    fronts = [await two.join(number) for number in (1, 2)]
+    for name, front in zip("ab", fronts, strict=True):
+        submitting = asyncio.ensure_future(front.remote.submit(submission(name), lambda _: None))
+        await turns()
+        front.exchange()
+        await submitting
+    told: list[tuple[str, int]] = []
+    send = two.made.local.send
+
+    def heard(event: Any) -> None:
+        if isinstance(event, Progress):
+            told.append((event.request_id, event.output_tokens))
+        send(event)
+
+    monkeypatch.setattr(two.made.local, "send", heard)
+    for tokens in (1, 5, 9):
+        for name, front in zip("ab", fronts, strict=True):
+            front.remote.send(Progress(request_id=name, attempt=1, output_tokens=tokens))
+            front.exchange()
+    assert told == [("a", 1), ("b", 1)], "a first token is told at once"
+    two.host.tick()
+    assert told[2:] == [("a", 9), ("b", 9)]
+    two.host.tick()
+    assert len(told) == 4
+    # The progress of one that has ended is not told after its end.
+    fronts[0].remote.send(Progress(request_id="a", attempt=1, output_tokens=12))
+    fronts[0].exchange()
+    fronts[0].remote.send(attempt_end("a"))
+    fronts[0].remote.send(RequestEnded(request_id="a", used_tokens=9, keep_idempotency_key=False))
+    fronts[0].exchange()
+    two.host.tick()
+    assert len(told) == 4
+
+
 async def test_the_settlement_comes_back() -> None:
     two = joined()
     front = await two.join(1)

@@ -5,6 +5,7 @@ A secret stands on the page that answers the form, this once: it has no address 
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import quote
 
 from aiohttp import web
@@ -25,7 +26,7 @@ from gateway.doors.console.access.words import (
 from gateway.doors.console.problems import Problem
 from gateway.doors.console.routes import ADMINS, Page
 from gateway.doors.console.visits import Visit
-from moegate.v1 import admin_pb2
+from moegate.v1 import admin_pb2, inference_pb2
 
 PAGE_KEYS = 100
 GRACES = {"at once": 0, "after an hour": 3600, "after a day": 86_400, "after a week": 604_800}
@@ -38,16 +39,19 @@ DONE = {
 
 async def _list(visit: Visit) -> web.Response:
     query = visit.query
-    answer = await visit.calls.admin.ListKeys(
-        admin_pb2.ListKeysRequest(
-            tenant=query.get("tenant", "").strip(),
-            with_revoked=bool(query.get("revoked")),
-            page_size=PAGE_KEYS,
-            page_token=query.get("after", ""),
+    answer, tenants, models = await asyncio.gather(
+        visit.calls.admin.ListKeys(
+            admin_pb2.ListKeysRequest(
+                tenant=query.get("tenant", "").strip(),
+                with_revoked=bool(query.get("revoked")),
+                page_size=PAGE_KEYS,
+                page_token=query.get("after", ""),
+            ),
+            **visit.rpc,
         ),
-        **visit.rpc,
+        visit.calls.admin.ListTenants(admin_pb2.ListTenantsRequest(), **visit.rpc),
+        visit.calls.inference.ListModels(inference_pb2.ListModelsRequest(), **visit.rpc),
     )
-    tenants = await visit.calls.admin.ListTenants(admin_pb2.ListTenantsRequest(), **visit.rpc)
     caller = visit.visitor.caller
     is_operator = caller.role is KeyRole.OPERATOR
     return await visit.page(
@@ -56,7 +60,7 @@ async def _list(visit: Visit) -> web.Response:
         following=answer.next_page_token,
         tenants=[tenant.name for tenant in tenants.tenants],
         own_tenant=caller.tenant,
-        models=sorted({model.model for model in visit.services.active.config.pools}),
+        models=[model.name for model in models.models],
         roles=[role for role in ROLES if is_operator or role != "operator"],
         limits=LIMITS,
         states=STATES,

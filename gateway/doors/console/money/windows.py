@@ -70,9 +70,10 @@ def window_of(query: Mapping[str, str], now: datetime, default: str) -> Window:
     else:
         text = query.get("in", "").strip() or default
         begin, end = _named(text, now)
+    has_ended, end = end <= now, min(end, _hour_after(now))
     if not begin < end:
-        raise Problem(400, "This is no time", "It ends before it begins.")
-    return Window(begin=begin, end=min(end, _hour_after(now)), text=text, has_ended=end <= now)
+        raise Problem(400, "This is no time", "It ends before it begins, or begins after now.")
+    return Window(begin=begin, end=end, text=text, has_ended=has_ended)
 
 
 def periods(period: str, begin: datetime, end: datetime) -> list[str]:

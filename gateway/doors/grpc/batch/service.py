@@ -64,12 +64,7 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
                 return await self._batches.submit(owner, draft(file_id))
 
             async with batch_errors():
-                job = await self._uploaded(
-                    owner,
-                    first,
-                    request_iterator,
-                    lambda id: self._batches.submit(owner, draft(id)),
-                )
+                job = await self._uploaded(owner, first, request_iterator, submitted)
             return batch_pb2.SubmitBatchResponse(batch=batch_message(job, _now_us()))
 
     async def QuoteBatch(

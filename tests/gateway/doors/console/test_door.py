@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import pytest
 
@@ -35,6 +36,18 @@ async def test_every_answer_lets_the_browser_load_and_send_nothing_else() -> Non
             assert shown.headers["X-Content-Type-Options"] == "nosniff"
             assert shown.headers["Referrer-Policy"] == "same-origin"
         assert (await reader.get("/fleet")).headers["Cache-Control"] == "no-store"
+
+
+async def test_browsers_keep_static_files_of_the_version_that_they_asked_for_only() -> None:
+    async with console() as served, served.reader() as reader:
+        found = re.search(
+            r'href="(/static/console\.css\?v=[0-9a-f]+)"', (await reader.get("/")).text
+        )
+        assert found is not None
+        assert "immutable" in (await reader.get(found[1])).headers["Cache-Control"]
+        # A gateway of another version made the page, as during an upgrade.
+        other = await reader.get("/static/console.css?v=000000000000")
+        assert (other.status, other.headers["Cache-Control"]) == (200, "no-store")
 
 
 async def test_a_reader_signs_in_and_comes_back_to_the_page() -> None:

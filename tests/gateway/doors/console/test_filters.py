@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway.doors.console.filters import (
     UNKNOWN,
+    counted,
     moment,
     number,
     percent,
@@ -58,6 +59,11 @@ def test_numbers() -> None:
     ]
     assert percent(0.931) == "93\u202f%"
     assert "2026-11-30 09:00:01" in moment(Timestamp(seconds=1_796_029_201))
+
+
+def test_counts_agree_with_their_nouns() -> None:
+    assert [counted(n, "pool") for n in (0, 1, 2)] == ["0 pools", "1 pool", "2 pools"]
+    assert [counted(n, "waits", "wait") for n in (1, 1234)] == ["1 waits", "1\u202f234 wait"]
 
 
 def test_unknown_is_never_zero() -> None:

@@ -66,7 +66,7 @@ async def eventually(look: Callable[[], Awaitable[bool]]) -> None:
 async def test_the_fleet_shows_groups_queue_and_remotes() -> None:
     async with console() as served, served.reader(OPERATOR) as reader:
         shown = await reader.get("/fleet")
-        assert "1 of 1 groups serve, 0 requests run, 0 wait" in shown.words
+        assert "1 of 1 group in service, 0 requests run, 0 wait" in shown.words
         assert "own/a serves" in shown.words
         assert "Nothing waits." in shown.words
         assert "There are none: what does not fit here" in shown.words
@@ -84,6 +84,7 @@ async def test_models_are_those_of_the_key() -> None:
     async with console() as served, served.reader(CALLER) as reader:
         shown = await reader.get("/models")
         assert f"{MODEL} generates 1 of 1 serve none" in shown.words
+        assert "1 model." in shown.words
 
 
 @pytest.mark.parametrize(("key", "rows"), [(OPERATOR, 3), (ADMIN, 3), (CALLER, 1)])
@@ -147,7 +148,12 @@ async def test_one_request_shows_its_attempts_and_its_decision() -> None:
 
 async def test_jobs_of_the_batch_lane_are_shown_and_stopped() -> None:
     async with console() as served, served.reader(CALLER) as reader:
-        assert "team has no jobs." in (await reader.get("/batches")).words
+        empty = (await reader.get("/batches")).words
+        assert "team has no jobs." in empty
+        assert "Jobs belong to tenants" not in empty
+        async with served.reader(OPERATOR) as operator:
+            told = (await operator.get("/batches")).words
+            assert "only those of team, the tenant of your key" in told
         stub = batch_pb2_grpc.BatchServiceStub(served.serving.channel)
         items = [
             batch_pb2.SubmitBatchRequest(item_id=f"i{number}", request=chat_request())

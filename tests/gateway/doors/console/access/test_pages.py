@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator
 
 import grpc
+import msgspec
 import pytest
 
 from moegate.v1 import inference_pb2
@@ -145,6 +146,21 @@ async def test_keys_of_the_file_say_where_they_change(reader: Reader) -> None:
 async def test_faults_are_said(reader: Reader, fields: dict[str, str], status: int) -> None:
     shown = await send(reader, "/keys", tenant="team", **fields)
     assert shown.status == status, shown.words
+
+
+async def test_the_models_that_are_offered_are_those_of_the_readers_key() -> None:
+    keys = [msgspec.structs.replace(key, models=("far-b",)) for key in console_keys()]
+    remotes = [
+        msgspec.structs.replace(serving.remote("http://127.0.0.1:9"), name=name, model=name)
+        for name in ("far-a", "far-b")
+    ]
+    async with (
+        serving_console(serving.config(remotes=remotes, keys=keys), ready=False) as served,
+        served.reader(ADMIN) as admin,
+    ):
+        told = (await page(admin, "/keys")).words
+        assert "such as far-b;" in told
+        assert "far-a" not in told
 
 
 async def test_a_tenants_admin_makes_no_operators(served: ServingConsole) -> None:

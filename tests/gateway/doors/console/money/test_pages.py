@@ -150,6 +150,17 @@ async def test_the_month_has_forecasts_and_budgets(served: ServingConsole) -> No
         assert "Spent up to each day of the month" in shown.words
 
 
+async def test_a_budget_of_nothing_is_used_up(served: ServingConsole, tmp_path: Path) -> None:
+    """A cap of 0 is a way to switch a key off; it has no share."""
+    nothing = BudgetConfig(tenant="team", period=Period.HOUR, cap_usd="0", hard=False)
+    gateway = served.serving.gateway
+    changed = msgspec.structs.replace(gateway.active.config, budgets=(*BUDGETS, nothing))
+    await gateway.reload(changed, tmp_path)
+    async with served.reader(OPERATOR_KEY) as reader:
+        for path in ("/money/month", "/budgets"):
+            assert "100\u202f%" in (await page(reader, path)).text
+
+
 async def test_rates_and_models_are_shown_over_time(served: ServingConsole) -> None:
     async with operator(served) as reader:
         rates = await page(reader, "/money/rates?in=7d")

@@ -42,6 +42,14 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     assert caught.value.status == 400
 
 
+@pytest.mark.parametrize(
+    "query", [{"from": "2026-02-01"}, {"from": "2099-01-01", "to": "2099-12-31"}]
+)
+def test_a_window_does_not_begin_after_now(query: dict[str, str]) -> None:
+    with pytest.raises(Problem, match="begins after now"):
+        window_of(query, NOW, "30d")
+
+
 @given(MOMENTS, st.timedeltas(timedelta(hours=1), timedelta(days=300)), st.sampled_from(PERIODS))
 def test_periods_cover_the_window_once(begin: datetime, span: timedelta, period: str) -> None:
     end = begin + span
