@@ -316,7 +316,7 @@ async def test_a_writer_that_is_cut_off_amid_a_statement_does_not_hold_up_the_ne
     dsn = await postgres.new_database("amid")
     await leads(dsn, 1)
     old = await connect(dsn, "c", Fence("c", 1))
-    await old.write(a_write)
+    await old.write(a_write)  # type: ignore[arg-type]
     holds = asyncio.Event()
 
     async def transaction(tx: Tx) -> None:
