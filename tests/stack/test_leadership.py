@@ -14,7 +14,7 @@ import pytest
 
 from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.accounting.ledger.database import LedgerFenced, LedgerUnavailable, Tx
-from gateway.accounting.ledger.postgres import Fence, PostgresDatabase, connect
+from gateway.accounting.ledger.postgres import Fence, PostgresDatabase, PostgresTx, connect
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.values import SecretConfig
@@ -308,6 +308,33 @@ async def test_a_writer_that_is_stopped_after_the_fence_does_not_hold_up_the_nex
         await database.write(transaction)  # the database has ended its connection
     assert await gateways(database) == []
     await asyncio.gather(row.close(), database.close())
+
+
+async def test_a_writer_that_is_cut_off_amid_a_statement_does_not_hold_up_the_next_leader(
+    postgres: Postgres,
+) -> None:
+    dsn = await postgres.new_database("amid")
+    await leads(dsn, 1)
+    old = await connect(dsn, "c", Fence("c", 1))
+    await old.write(a_write)  # type: ignore[arg-type]
+    holds = asyncio.Event()
+
+    async def transaction(tx: Tx) -> None:
+        assert isinstance(tx, PostgresTx)
+        await tx.run("UPDATE gateway SET epoch = 'old'")
+        await tx._connection.prepare("SELECT 2")  # parsed, and never executed
+        holds.set()
+        await asyncio.Event().wait()
+
+    writing = asyncio.create_task(old.write(transaction))
+    async with asyncio.timeout(WAIT_S):
+        await holds.wait()
+        await leads(dsn, 2)
+        new = await connect(dsn, "c", Fence("c", 2))
+        await new.write(lambda tx: tx.run("UPDATE gateway SET epoch = 'new'"))
+    writing.cancel()
+    await asyncio.wait([writing])
+    await asyncio.gather(old.close(), new.close())
 
 
 async def test_a_cancelled_transaction_stays_cancelled_where_its_connection_is_lost(

@@ -14,6 +14,7 @@ and waits for no writer.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -58,6 +59,13 @@ LEADER_TABLE = """CREATE TABLE IF NOT EXISTS leader (
 )"""
 """The term is part of a key, so that an update of it waits for `FOR KEY SHARE`. The table
 stands outside of the numbered steps: processes of two versions read it during an upgrade."""
+_END_EARLIER = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND CASE
+  WHEN starts_with(application_name, $1)
+  THEN substr(application_name, length($1) + 1)::bigint < $2 ELSE false END"""
+"""Ends connections of leaders before. One that was cut off between the parts of a statement keeps
+its locks, and no timeout of PostgreSQL applies to it."""
 _PASSWORD = re.compile(r"(://[^:/@]*):[^@]*@")
 
 
@@ -76,6 +84,12 @@ class Fence:
             f"SELECT term FROM leader WHERE cluster = '{self.cluster}' AND term = {self.term}"
             " FOR KEY SHARE"
         )
+
+    @property
+    def connections(self) -> str:
+        """Begin of the name of all connections that write for a leader of the cluster. Their term
+        follows; PostgreSQL keeps 63 bytes."""
+        return f"moegate ledger {hashlib.sha256(self.cluster.encode()).hexdigest()[:16]} "
 
     async def check(self, tx: Tx) -> None:
         """Lets the transaction commit only as that of the leader. Raises LedgerFenced."""
@@ -237,6 +251,7 @@ async def connect(dsn: str, gateway: str, fence: Fence | None = None) -> Postgre
         # A process that is stopped between the fence and its commit must not keep a new leader
         # waiting.
         settings["idle_in_transaction_session_timeout"] = str(round(IDLE_S * 1000))
+        settings["application_name"] = f"{fence.connections}{fence.term}"
 
     async def reconnect() -> asyncpg.Connection:
         return await asyncpg.connect(dsn, timeout=CONNECT_S, server_settings=settings)
@@ -248,6 +263,8 @@ async def connect(dsn: str, gateway: str, fence: Fence | None = None) -> Postgre
     try:
         if fence is None:
             await _claim(claim, gateway)
+        else:
+            await claim.execute(_END_EARLIER, fence.connections, fence.term)
         # Not in the pool: a step may take longer than its statements may.
         await migrate(partial(write_migration, claim), Dialect.POSTGRES)
         pool = await asyncpg.create_pool(
