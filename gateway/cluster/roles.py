@@ -128,9 +128,12 @@ class Roles:
             takeovers=leadership.takeovers,
         )
 
-    def fronts(self) -> int:
-        """Returns the number of fronts that this leader has."""
-        return 0 if self.side is None else len(self.side.host.fronts)
+    def fronts(self) -> int | None:
+        """Returns the number of fronts that this leader has, or that may come back to it; None: it
+        is not known, while its scheduler starts or ends, or waits for those of the one before."""
+        if self.side is None or not self.side.host.is_open:
+            return None
+        return len(self.side.host.incarnations)
 
     async def lead(self) -> None:
         """Leads in each term of this process, until cancelled."""

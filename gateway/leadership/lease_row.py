@@ -56,7 +56,8 @@ SELECT taken.term, taken.fronts,
 FROM taken, old"""
 _HOLD = f"SELECT pg_advisory_lock({_LOCK.format(name='$2::text')})"
 _RENEW = """
-UPDATE leader SET expires_at = clock_timestamp() + $3 * INTERVAL '1 second', fronts = $4
+UPDATE leader SET expires_at = clock_timestamp() + $3 * INTERVAL '1 second',
+  fronts = COALESCE($4, fronts)
 WHERE cluster = $1 AND term = $2 AND expires_at > clock_timestamp() RETURNING term"""
 _RELEASE = f"""
 WITH released AS (
@@ -99,8 +100,9 @@ class LeaseRow:
         self._connection: asyncpg.Connection | None = None
         self.before = LeaderBefore(0, complete=True)
         """Known since the last `take`."""
-        self.fronts: Callable[[], int] = lambda: 0
-        """Called at each renewal for the number of fronts that the leader has."""
+        self.fronts: Callable[[], int | None] = lambda: 0
+        """Called at each renewal for the number of fronts that the leader has; None: not known, so
+        that what the row says stays."""
 
     async def look(self) -> Row:
         """Reads the row."""

@@ -230,6 +230,11 @@ class SchedulerHost:
         """Processes of fronts that are connected, or may come back."""
         return frozenset(self._kept)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are admitted: all fronts that are expected are known."""
+        return self._opening is None or self._opening.is_over
+
     def connection(self, *, own: bool = False) -> Connection:
         """Makes the protocol of a new connection. `own`: of a front in the scheduler's process."""
         front = HostedFront(self)

@@ -40,6 +40,11 @@ class Opening:
         self._opening: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether requests are admitted."""
+        return self._opened.is_set()
+
     async def joined(self, incarnation: str, told: Resumed) -> None:
         """A front is back. Returns when requests are admitted."""
         if self._opening is None:

@@ -139,6 +139,25 @@ async def test_the_next_leader_knows_which_fronts_to_expect(postgres: Postgres) 
     await asyncio.gather(one.close(), two.close())
 
 
+async def test_a_leader_that_does_not_know_its_fronts_leaves_what_the_row_says(
+    postgres: Postgres,
+) -> None:
+    """It gave its lease back before its scheduler had started, or while that ended."""
+    dsn = await postgres.new_database("unknown")
+    one, two = await asyncio.gather(lease_row(dsn), lease_row(dsn, "two"))
+    one.fronts = lambda: 3
+    assert await one.take("h:1", 3, 0)
+    assert await one.renew(1)
+    await one.release(1)
+    two.fronts = lambda: None
+    assert await two.take("h:2", 3, 0)
+    assert await two.renew(2)
+    await two.release(2)
+    assert await one.take("h:1", 3, 0)
+    assert one.before == LeaderBefore(3, complete=True)
+    await asyncio.gather(one.close(), two.close())
+
+
 async def test_a_notification_comes_before_the_next_look(postgres: Postgres) -> None:
     dsn = await postgres.new_database("notified")
     async with member(dsn, "one") as one:
