@@ -103,10 +103,11 @@ class RemoteScheduler:
     async def join(self, number: int, connection: Connection) -> bytes:
         """Introduces the front with this number, tells what it has, and waits until the scheduler
         admits requests. Returns `Welcome.setting`. Raises LinkLost, CallFailed or LinkError."""
+        # Before the call: a newer view may arrive in one frame with the welcome, and ahead of it.
+        before = self._update
         hello = Hello(version=WIRE_VERSION, number=number, incarnation=self.incarnation)
         welcome: Welcome = await connection.call("hello", hello, Welcome)
         check_version(welcome.version)
-        before = self._update
         for branch in self.record.by_number.values():
             branch.told = False
         for state in self.record.states(self._clock()):

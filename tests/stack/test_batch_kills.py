@@ -34,7 +34,7 @@ showback:
     checked_at: 2026-01-01
 """
 NANO_USD_PER_TOKEN = 1000
-ITEMS = 350
+ITEMS = 1000
 KILLS = 3
 
 

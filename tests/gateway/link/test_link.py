@@ -18,7 +18,7 @@ from scheduler.budgets.budget_window import Period
 from scheduler.contract import Progress, RefusalReason, Refuse, ServingChanged
 from scheduler.limits.rate_limit import RateLimits
 from scheduler.port import Answer, RequestEnded, Settled, SlotFreed, Started
-from tests.gateway.link.pipes import Joined, turns
+from tests.gateway.link.pipes import Joined, JoinedFront, turns
 from tests.gateway.scheduling.scheduling_made import (
     ONE_USD,
     attempt_end,
@@ -114,6 +114,23 @@ async def test_views_of_the_fleet_follow() -> None:
     front.exchange()
     assert front.remote.fleet == two.made.local.fleet
     assert not front.remote.fleet.by_name["own/a"].serving
+
+
+async def test_a_view_that_changes_while_a_front_is_welcomed_is_not_lost() -> None:
+    """It leaves in one frame with the welcome, and ahead of it."""
+    two = joined()
+    remote = RemoteScheduler(clock=two.made.clock, handlers={}, on_fleet=lambda view: None)
+    front = JoinedFront(remote, 1, two.host)
+    joining = front.connect()
+    await turns()
+    front.near.flush()
+    front.there.deliver()  # the host makes its welcome, with the view of now
+    two.made.serve("own/a", serving=False)
+    for _ in range(20):
+        await turns()
+        front.exchange()
+    await joining
+    assert not remote.fleet.by_name["own/a"].serving
 
 
 async def test_what_a_front_meets_at_placements_is_told() -> None:
