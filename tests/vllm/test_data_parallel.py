@@ -114,16 +114,16 @@ async def test_the_engine_spreads_what_is_not_pinned(
 
 
 async def spread(gateway: serving.Serving, server: VllmProcess, *, least: int) -> None:
-    """Runs two requests per rank; at some time each rank has at least `least` of them."""
-    calls = [
-        gateway.stub.Generate(
-            chat_request(f"Story {number}. " * 20, max_output_tokens=3000, ignore_eos=True),
-            metadata=METADATA,
-        )
-        for number in range(2 * RANKS)
-    ]
+    """Runs two requests per rank, one begun after another, so that each decision knows all; at some
+    time each rank has at least `least` of them."""
+    calls = []
     try:
-        await asyncio.gather(*(first_message(call) for call in calls))
+        for number in range(2 * RANKS):
+            request = chat_request(
+                f"Story {number}. " * 20, max_output_tokens=3000, ignore_eos=True
+            )
+            calls.append(gateway.stub.Generate(request, metadata=METADATA))
+            await first_message(calls[-1])
         async with asyncio.timeout(serving.READY_S):
             while min(known(report.running) for report in await by_rank(server)) < least:
                 await asyncio.sleep(0.05)
