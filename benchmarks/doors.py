@@ -12,6 +12,7 @@ import contextlib
 import statistics
 import tempfile
 from collections import defaultdict
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 
 import grpc
@@ -53,6 +54,17 @@ async def side_by_side(call: Call) -> int:
     return STREAMS * TOKENS_PER_STREAM
 
 
+async def account(
+    pid: int, name: str, runs: Mapping[str, Awaitable[int]], found: Figures | None
+) -> None:
+    """Does each run, and adds the CPU of the gateway for each piece of it, µs; None: to warm up."""
+    for what, run in runs.items():
+        before_s = cpu_s(pid)
+        number = await run
+        if found is not None:
+            found[what][name].append(1e6 * (cpu_s(pid) - before_s) / number)
+
+
 async def measure(pace_s: float, rounds: int, found: Figures) -> None:
     """Adds the figures in front of an upstream with that pace, each round but the first."""
     async with contextlib.AsyncExitStack() as stack:
@@ -80,11 +92,7 @@ async def measure(pace_s: float, rounds: int, found: Figures) -> None:
                             call, SHORT_TOKENS, streamed=True
                         ),
                     }
-                for what, run in runs.items():
-                    before_s = cpu_s(pid)
-                    number = await run
-                    if turn:
-                        found[what][name].append(1e6 * (cpu_s(pid) - before_s) / number)
+                await account(pid, name, runs, found if turn else None)
 
 
 async def until_ready(call: Call) -> None:

@@ -23,14 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.door_calls import CHAT, Call, free_port
-from benchmarks.doors import Figures, one_by_one, side_by_side
+from benchmarks.doors import Figures, account, one_by_one, side_by_side
 from benchmarks.overhead import (
     HERE,
     KEY,
     SHORT_TOKENS,
     TOKEN_INTERVAL_S,
     configuration,
-    cpu_s,
     process,
 )
 
@@ -111,11 +110,7 @@ async def measure(pace_s: float, rounds: int, found: Figures) -> None:
                             call, SHORT_TOKENS, streamed=True
                         ),
                     }
-                for what, run in runs.items():
-                    before_s = cpu_s(pid)
-                    number = await run
-                    if turn:
-                        found[what][name].append(1e6 * (cpu_s(pid) - before_s) / number)
+                await account(pid, name, runs, found if turn else None)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
+from benchmarks.ledger_reports import time_report
 from gateway.accounting.ledger.database import Database
 from gateway.accounting.ledger.queries import Selection
 from gateway.accounting.rollups.calendar import DAY_HOURS, HOUR_US, months
@@ -31,12 +32,11 @@ from gateway.accounting.rollups.columns import (
     TAG_DIMENSIONS,
     Span,
 )
-from gateway.accounting.rollups.spend import Group, Order, spend
+from gateway.accounting.rollups.spend import Group
 
 KEYS, MODELS, PLACEMENTS, TENANTS = 40, 4, 6, 8
 BEGIN_HOUR = int(datetime(2027, 1, 1, tzinfo=UTC).timestamp()) // 3600
 BATCH_ROWS = 20_000
-REPEATS = 5
 AIM_S = 1.0
 REPORTS: tuple[tuple[Group, ...], ...] = (
     *[(), (Group.TENANT,), (Group.KEY, Group.MODEL), (Group.PLACEMENT,), (Group.YEAR,)],
@@ -126,20 +126,7 @@ async def report(database: Database, years: int, hourly_days: int) -> None:
         from_us=max(BEGIN_HOUR, end - hourly_days * DAY_HOURS) * HOUR_US, to_us=end * HOUR_US
     )
     for groups, window in (*((groups, whole) for groups in REPORTS), ((Group.HOUR,), hours)):
-        took_s = cpu_s = 0.0
-        for _ in range(REPEATS):
-            began_s, began_cpu_s = time.perf_counter(), time.process_time()
-            found = await database.read(
-                lambda tx: spend(tx, window, groups, Order.SPEND, 10_000)  # noqa: B023
-            )
-            took_s = max(took_s, time.perf_counter() - began_s)
-            cpu_s = max(cpu_s, time.process_time() - began_cpu_s)
-        name = ", ".join(groups) or "the sum"
-        remark = "" if took_s <= AIM_S else f"  (aim: {AIM_S:g} s)"
-        print(
-            f"  by {name}: {len(found):,} rows in {took_s:.2f} s, {cpu_s:.2f} s of CPU{remark}",
-            flush=True,
-        )
+        await time_report(database, window, groups, AIM_S)
 
 
 async def measure(args: argparse.Namespace, folder: Path, dsn: str | None) -> None:

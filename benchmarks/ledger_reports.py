@@ -104,26 +104,31 @@ async def fill(database: Database, rows: int) -> None:
     )
 
 
+async def time_report(
+    database: Database, window: Selection, groups: tuple[Group, ...], aim_s: float
+) -> None:
+    """Reads a report `REPEATS` times, and prints the slowest."""
+    took_s = cpu_s = 0.0
+    for _ in range(REPEATS):
+        began_s, began_cpu_s = time.perf_counter(), time.process_time()
+        found = await database.read(lambda tx: spend(tx, window, groups, Order.SPEND, 10_000))
+        took_s = max(took_s, time.perf_counter() - began_s)
+        cpu_s = max(cpu_s, time.process_time() - began_cpu_s)
+    name = ", ".join(groups) or "the sum"
+    remark = "" if took_s <= aim_s else f"  (aim: {aim_s:g} s)"
+    print(
+        f"  by {name}: {len(found):,} rows in {took_s:.2f} s, {cpu_s:.2f} s of CPU{remark}",
+        flush=True,
+    )
+
+
 async def report(database: Database) -> None:
     """Reads each report."""
     start_us = int(TIME_S * 1e6) // YEAR_US * YEAR_US
     # An hour and a half later, so that both edges are of single rows.
     window = Selection(from_us=start_us + 5_400_000_000, to_us=start_us + YEAR_US)
     for groups in REPORTS:
-        took_s = cpu_s = 0.0
-        for _ in range(REPEATS):
-            began_s, began_cpu_s = time.perf_counter(), time.process_time()
-            found = await database.read(
-                lambda tx: spend(tx, window, groups, Order.SPEND, 10_000)  # noqa: B023
-            )
-            took_s = max(took_s, time.perf_counter() - began_s)
-            cpu_s = max(cpu_s, time.process_time() - began_cpu_s)
-        name = ", ".join(groups) or "the sum"
-        remark = "" if took_s <= AIM_S else f"  (aim: {AIM_S:g} s)"
-        print(
-            f"  by {name}: {len(found):,} rows in {took_s:.2f} s, {cpu_s:.2f} s of CPU{remark}",
-            flush=True,
-        )
+        await time_report(database, window, groups, AIM_S)
 
 
 async def measure(rows: int, folder: Path, dsn: str | None) -> None:

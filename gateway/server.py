@@ -38,9 +38,8 @@ from gateway.fronts.supervisor import serve_fronts
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
 from gateway.runtime.assembly import SchedulerParts, assemble_with_ledger
-from gateway.runtime.configuration import prepare
 from gateway.runtime.memory import return_large_blocks
-from gateway.runtime.reload import check_reload, reload_on, warn_of_reload
+from gateway.runtime.reload import prepared_reload, reload_on
 from gateway.runtime.startup import prepare_start
 from gateway.runtime.watched_files import watch_files
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
@@ -140,9 +139,7 @@ class RunningGateway:
 
     async def _reload(self, config: GatewayConfig, base_dir: Path) -> list[str]:
         old = self.active.config
-        check_reload(old, config, self.active.access)
-        prepared = await asyncio.to_thread(prepare, config, base_dir)
-        warn_of_reload(old, config, base_dir)
+        prepared = await prepared_reload(self.active, config, base_dir)
         self.front.apply(prepared, base_dir)
         await self.parts.apply(self.active.prepared)
         return changed_sections(old, config)

@@ -41,8 +41,7 @@ from gateway.link.joining import FAILURES, Joining
 from gateway.link.messages import WIRE_VERSION
 from gateway.link.remote_scheduler import RemoteScheduler
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
-from gateway.runtime.configuration import prepare
-from gateway.runtime.reload import check_reload, warn_of_reload
+from gateway.runtime.reload import prepared_reload
 from gateway.runtime.startup import prepare_start
 from gateway.telemetry.observer import telemetry
 from gateway.upstream.http.connections import upstream_session
@@ -108,9 +107,7 @@ class RunningMember:
         config = await asyncio.to_thread(load, self.path)
         async with self.reload_lock:
             old, base_dir = self.active.config, self.path.parent
-            check_reload(old, config, self.active.access)
-            prepared = await asyncio.to_thread(prepare, config, base_dir)
-            warn_of_reload(old, config, base_dir)
+            prepared = await prepared_reload(self.active, config, base_dir)
             self.front.apply(prepared, base_dir)
             self.clients.apply(self.active.prepared)
             if self.roles.side is not None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from gateway.auth.run_time import AccessTable, clashes
 from gateway.config.gateway import GatewayConfig
 from gateway.config.problems import ConfigError, ReloadRefused
+from gateway.runtime.active_configuration import ActiveConfiguration
+from gateway.runtime.configuration import PreparedConfiguration, prepare
 from gateway.runtime.file_access import certificate_problems
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,18 @@ def check_reload(old: GatewayConfig, new: GatewayConfig, access: AccessTable) ->
         raise ReloadRefused("server.tls: turning TLS on or off needs a restart")
     if found := list(clashes(new, access)):
         raise ReloadRefused("; ".join(f"{p.path}: {p.message}: {p.fix}" for p in found[:5]))
+
+
+async def prepared_reload(
+    active: ActiveConfiguration, config: GatewayConfig, base_dir: Path
+) -> PreparedConfiguration:
+    """Checks a configuration that replaces the active one, reads its files, and logs what it leaves
+    as it was. Raises ConfigError, ReloadRefused or OSError."""
+    old = active.config
+    check_reload(old, config, active.access)
+    prepared = await asyncio.to_thread(prepare, config, base_dir)
+    warn_of_reload(old, config, base_dir)
+    return prepared
 
 
 def warn_of_reload(old: GatewayConfig, new: GatewayConfig, base_dir: Path) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import grpc
 from aiohttp import web
 
-from gateway.delivery.unread import UnreadOutput, write_within
+from gateway.delivery.http_answers import send_answer
 from gateway.doors.console.assets import PREFIX, Assets
 from gateway.doors.console.forms import check_token, received_form
 from gateway.doors.console.problems import Problem, of_rpc
@@ -24,13 +24,12 @@ from gateway.doors.console.routes import Found, Page, Routes
 from gateway.doors.console.visitor import SignedIn, visitor_of
 from gateway.doors.console.visits import Services, Visit
 from gateway.doors.entry.calls_in_progress import CallsInProgress
+from gateway.doors.entry.metadata_size import metadata_bytes
 from gateway.doors.entry.refusals import CallRefused
 
 log = logging.getLogger(__name__)
 
 SIGN_IN = "/sign-in"
-HEADER_BYTES = 32
-"""Added for each header, as HTTP/2 counts."""
 SECURITY_HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "
@@ -98,7 +97,7 @@ class ConsoleDoor:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self._in_progress.check_server()
-        size = sum(len(name) + len(value) + HEADER_BYTES for name, value in request.headers.items())
+        size = metadata_bytes(request.headers.items())
         most = self._services.active.config.limits.metadata_bytes
         if size > most:
             text = f"They have {size} bytes: at most {most}, limits.metadata_bytes."
@@ -156,17 +155,7 @@ class ConsoleDoor:
         return await visit.page("problem.html", problem.status, problem=problem)
 
     async def _send(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """Sends an answer, unless its client does not read it."""
-
-        async def sending() -> None:
-            await response.prepare(request)
-            await response.write_eof()
-
-        try:
-            await write_within(sending(), self._services.active.config.server.blocked_write_s)
-        except UnreadOutput:
-            if request.transport is not None:
-                request.transport.abort()
+        await send_answer(request, response, self._services.active.config.server.blocked_write_s)
 
 
 def _unrouted(request: web.BaseRequest, methods: frozenset[str]) -> Problem:

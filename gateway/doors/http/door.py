@@ -14,12 +14,13 @@ import secrets
 from aiohttp import web
 
 from gateway.auth.authenticator import Caller, Unauthenticated
-from gateway.delivery.unread import UnreadOutput, write_within
+from gateway.delivery.http_answers import send_answer
 from gateway.delivery.watches import ShuttingDown
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.outcomes import PartialOutput, RequestRefused
 from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.entry.key_limits import KeyLimits
+from gateway.doors.entry.metadata_size import metadata_bytes
 from gateway.doors.entry.refusals import CallRefused, scheduler_away
 from gateway.doors.entry.tenant_calls import TenantCalls
 from gateway.doors.http import errors
@@ -35,8 +36,6 @@ log = logging.getLogger(__name__)
 
 LIVE, READY = "/livez", "/readyz"
 """Paths for probes, without a key: whether the process runs, and whether a placement serves."""
-HEADER_BYTES = 32
-"""Added for each header, as HTTP/2 counts."""
 
 
 class HttpDoor:
@@ -148,7 +147,7 @@ class HttpDoor:
         return self._routes.spoken(request.headers)
 
     def _check_headers(self, request: web.BaseRequest) -> None:
-        size = sum(len(name) + len(value) + HEADER_BYTES for name, value in request.headers.items())
+        size = metadata_bytes(request.headers.items())
         most = self._services.active.config.limits.metadata_bytes
         if size > most:
             text = f"the headers have {size} bytes: at most {most}, limits.metadata_bytes"
@@ -176,17 +175,7 @@ class HttpDoor:
         return cors_headers(request, self._services.active.config.server.cors_origins)
 
     async def _send(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """Sends an answer, unless its client does not read it."""
-
-        async def sending() -> None:
-            await response.prepare(request)
-            await response.write_eof()
-
-        try:
-            await write_within(sending(), self._services.active.config.server.blocked_write_s)
-        except UnreadOutput:
-            if request.transport is not None:
-                request.transport.abort()
+        await send_answer(request, response, self._services.active.config.server.blocked_write_s)
 
 
 def error_response(

@@ -12,6 +12,7 @@ from gateway.auth.authenticator import Unauthenticated
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.entry.calls_in_progress import CallsInProgress
 from gateway.doors.entry.key_limits import KeyLimits
+from gateway.doors.entry.metadata_size import metadata_bytes
 from gateway.doors.entry.refusals import CallRefused
 from gateway.doors.entry.tenant_calls import TenantCalls
 from gateway.doors.grpc import errors
@@ -80,8 +81,3 @@ class KeyCheck(grpc.aio.ServerInterceptor):
         await self._tenant_calls.begin(caller.tenant, caller.tenant_rpcs)
         await self._key_limits.take_request(caller)
         CURRENT_RPC.set(AuthenticatedRpc(caller, metadata))
-
-
-def metadata_bytes(metadata: Metadata) -> int:
-    """Returns the size of metadata as HTTP/2 counts it."""
-    return sum(len(name) + len(value) + 32 for name, value in metadata)
