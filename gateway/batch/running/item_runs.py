@@ -18,6 +18,7 @@ from gateway.auth.authenticator import Caller
 from gateway.batch.estimates import is_late
 from gateway.batch.jobs import Item, ItemResult, Job, request_id
 from gateway.batch.running.execution import ItemAnswer, ItemCall
+from gateway.batch.running.ordering import Reordering
 from gateway.batch.running.parts import RunnerParts
 from gateway.batch.running.recorder import Recorder
 from gateway.batch.running.retries import Retry
@@ -52,9 +53,14 @@ class ItemRuns:
         self._on_change = on_change
         self._on_lost = on_lost
         self._turn = 0
+        self._reordering = Reordering(parts.database, parts.order, parts.experts)
         self.in_flight = 0
         self.waiting: Counter[str] = Counter()
         """Items by model that have no placement yet."""
+
+    async def close(self) -> None:
+        """Ends what runs beside the items."""
+        await self._reordering.close()
 
     async def start(self, jobs: Sequence[RunningJob]) -> None:
         """Starts items of jobs in turns, as far as the bounds let them. Raises
@@ -88,6 +94,9 @@ class ItemRuns:
                 self._on_lost(running)
                 return False
             running.add_taken(model, taken)
+            if taken:
+                execution = self._parts.executions[running.job.form]
+                self._reordering.consider(running, model, taken[-1].place, execution)
         item = None if running.stopped else running.next_item(model)
         if item is None:
             return False
@@ -145,9 +154,13 @@ class ItemRuns:
         content = await parts.database.read(
             lambda tx: read_bytes(tx, job.file_id, item.start_byte, item.size_bytes)
         )
+        run_id = request_id(job.job_id, item.number)
+        if parts.experts.is_told:
+            beginning = execution.read(content, job.endpoint).beginning
+            parts.experts.follow(job.tenant, item.model, run_id, beginning)
         call = ItemCall(
             job_id=job.job_id,
-            request_id=request_id(job.job_id, item.number),
+            request_id=run_id,
             item=item,
             content=content,
             endpoint=job.endpoint,

@@ -10,8 +10,9 @@ from gateway.accounting.ledger.database import Database
 from gateway.auth.authenticator import Caller
 from gateway.batch.jobs import Form
 from gateway.batch.running.execution import Execution
+from gateway.batch.running.item_experts import ItemExperts
+from gateway.batch.running.ordering import Order
 from gateway.batch.running.recorder import Write
-from gateway.batch.running.validation import Order
 from gateway.config.batch import BatchConfig
 
 
@@ -31,6 +32,7 @@ class RunnerParts:
         now_us: Unix microseconds.
         owns_database: no other gateway can use the database.
         order: the order in which items are started.
+        experts: those that items were routed to.
     """
 
     name: str
@@ -45,3 +47,4 @@ class RunnerParts:
     now_us: Callable[[], int]
     owns_database: bool
     order: Order
+    experts: ItemExperts

@@ -24,6 +24,7 @@ from gateway.batch.jobs import Form, Item, Job, JobDraft, JobTokens, StoredResul
 from gateway.batch.port import Owner, ResultQuery
 from gateway.batch.quotes import ItemQuote, ItemRefused
 from gateway.batch.running.execution import ItemAnswer, ItemCall
+from gateway.batch.running.item_experts import ItemExperts
 from gateway.batch.running.parts import RunnerParts
 from gateway.batch.running.runner import BatchRunner
 from gateway.batch.store.desk import BatchDesk
@@ -122,6 +123,7 @@ class Rig:
     now_us: int = 1_800_000_000_000_000
     bounds: BatchConfig = field(default_factory=BatchConfig)
     keys: dict[str, Caller] = field(default_factory=lambda: {"key": CALLER})
+    experts: ItemExperts = field(default_factory=ItemExperts)
     desk: BatchDesk = field(init=False)
 
     def __post_init__(self) -> None:
@@ -172,7 +174,8 @@ class Rig:
                 clock=asyncio.get_running_loop().time,
                 now_us=lambda: self.now_us,
                 owns_database=owns_database,
-                order=lambda beginnings: range(len(beginnings)),
+                order=lambda beginnings, table: range(len(beginnings)),
+                experts=self.experts,
             )
         )
 
