@@ -82,6 +82,7 @@ class BatchLane:
                 executions=executions,
                 caller_of=self._caller_of,
                 bounds=self._bounds,
+                standard_ttft_s=lambda: self._active.config.slo_classes.standard.ttft_s,
                 clock=self._clock,
                 now_us=_now_us,
                 owns_database=not accounting.shared,

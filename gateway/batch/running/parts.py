@@ -28,6 +28,7 @@ class RunnerParts:
         executions: of each form of items.
         caller_of: the caller of a key by its id; None: there is no such key any more.
         bounds: those in force.
+        standard_ttft_s: promised time to first token of the class in which late items run.
         clock: monotonic seconds.
         now_us: Unix microseconds.
         owns_database: no other gateway can use the database.
@@ -43,6 +44,7 @@ class RunnerParts:
     executions: Mapping[Form, Execution]
     caller_of: Callable[[str], Caller | None]
     bounds: Callable[[], BatchConfig]
+    standard_ttft_s: Callable[[], float]
     clock: Callable[[], float]
     now_us: Callable[[], int]
     owns_database: bool
