@@ -43,7 +43,7 @@ from gateway.fronts.session_secret import with_session_secret
 from gateway.link.connection import CallFailed, Handler, LinkLost, listen
 from gateway.link.host import HostedFront, SchedulerHost
 from gateway.link.messages import LinkError
-from gateway.link.opening import Opening
+from gateway.link.opening import ExpectedFronts, Opening
 from gateway.link.resume import Resumed
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
@@ -258,7 +258,9 @@ async def running_scheduler_side(
             setting=setting,
             handlers=handlers,
             bookings=LedgerBookings(accounting),
-            opening=Opening(fronts_before, opened) if fronts_before else None,
+            opening=(
+                Opening(ExpectedFronts(count=fronts_before), opened) if fronts_before else None
+            ),
         )
         ticking = asyncio.create_task(host.run(), name="moegate-host")
         stack.callback(ticking.cancel)

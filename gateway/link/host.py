@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from msgspec import structs
 
 from gateway.link.connection import Connection, Handler
+from gateway.link.front_listing import FrontListing
 from gateway.link.front_session import FrontSession
 from gateway.link.key_witness import SINCE_VERSION, KeyWitness
 from gateway.link.messages import (
@@ -27,14 +28,13 @@ from gateway.link.messages import (
 )
 from gateway.link.opening import Opening
 from gateway.link.owned import Booking
+from gateway.link.questions import questions
 from gateway.link.resume import AttemptKey, RequestState, Resumed, attempt_keys
 from gateway.link.session_resumption import Booked, Later, resume
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
-from scheduler.contract import Request
-from scheduler.decision_record import DecisionRecord
 from scheduler.fleet_view import FleetView
 from scheduler.limits.rate_limit import RateLimits
-from scheduler.port import FleetFigures, Submission
+from scheduler.port import Submission
 
 log = logging.getLogger(__name__)
 
@@ -195,11 +195,13 @@ class SchedulerHost:
         handlers: Callable[[HostedFront], dict[str, Handler]] = lambda front: {},
         bookings: Bookings = NO_BOOKINGS,
         opening: Opening | None = None,
+        listing: FrontListing | None = None,
         forgets_unfinished: bool = True,
     ) -> None:
         """`clock`: monotonic seconds. `met`: told what a front has met at a placement. `setting`:
         see `Welcome`. `handlers`: further calls that a front may make. `bookings`: the ledger.
-        `opening`: fronts that ran before this scheduler; None: there were none.
+        `opening`: fronts that ran before this scheduler; None: there were none. `listing`: those
+        that the next one will wait for; None: it knows all.
         `forgets_unfinished`: a front that does not come back has ended, so that idempotency keys of
         its requests are free unless their clients may have output."""
         self.scheduler = scheduler
@@ -211,6 +213,7 @@ class SchedulerHost:
         self.grace_s = GRACE_S
         self._bookings = bookings
         self._opening = opening
+        self.listing = listing
         self.forgets_unfinished = forgets_unfinished
         self._witness = KeyWitness(scheduler.claims, clock)
         self._fronts: dict[int, HostedFront] = {}
@@ -306,11 +309,14 @@ class SchedulerHost:
         self, session: FrontSession, incarnation: str, told: Resumed, later: list[Later]
     ) -> asyncio.Task[None]:
         """Submits what waits at a front when requests are admitted: once all fronts of before are
-        back, or soon. Returns the task."""
+        back, or soon, and the next scheduler will wait for this one. Returns the task."""
 
         async def submit_when_open() -> None:
             if self._opening is not None:
                 await self._opening.joined(incarnation, told)
+            if self.listing is not None:
+                await self.listing.until_named(incarnation)
+                self._choose_witness()
             if not session.is_lost:
                 for submit in later:
                     submit()
@@ -332,12 +338,17 @@ class SchedulerHost:
         """Ends all connections."""
         for front in self.fronts:
             front.connection.close("the scheduler stops")
+        for task in self._tasks:
+            task.cancel()
 
     def _choose_witness(self) -> None:
+        """The witness is a front that the next scheduler will wait for."""
         self._witness.choose(
             (front, front.connection.post)
             for front in self.fronts
-            if not front.is_own and front.version >= SINCE_VERSION
+            if not front.is_own
+            and front.version >= SINCE_VERSION
+            and (self.listing is None or front.incarnation in self.listing)
         )
 
     def _lose(self, incarnation: str, kept: _Kept) -> None:
@@ -370,29 +381,10 @@ def _at(state: RequestState, now: float) -> RequestState:
 
 def _calls(front: HostedFront, host: SchedulerHost) -> dict[str, Handler]:
     """What a front may call, besides what its process adds."""
-    scheduler, clock = host.scheduler, host.clock
-
-    async def quote(request: Request) -> DecisionRecord:
-        return await scheduler.quote(with_times(request, clock()))
-
-    async def figures(_: None) -> FleetFigures:
-        found = await scheduler.figures()
-        age_s = found.snapshot.at_s - clock()
-        return replace(found, snapshot=replace(found.snapshot, at_s=age_s))
-
     return {
         "hello": (Hello, lambda hello: front.hello(hello)),
         "resumed": (Resumed, lambda told: front.resumed(told)),
         "take_request": (tuple[str, RateLimits], lambda args: front.session.take_request(*args)),
         "take_slot": (tuple[str, RateLimits], lambda args: front.session.take_slot(*args)),
-        "quote": (Request, quote),
-        "explain": (str, scheduler.explain),
-        "figures": (None, figures),
-        "pool_cost": (tuple[str, int], lambda args: scheduler.pool_cost(*args)),
-        "pool_rates": (None, lambda _: scheduler.pool_rates()),
-        "token_rates": (None, lambda _: scheduler.token_rates()),
-        "budget_standings": (tuple[str, str], lambda args: scheduler.budget_standings(*args)),
-        "key_spend": (tuple[str, str], lambda args: scheduler.key_spend(*args)),
-        "drain": (str, scheduler.drain),
-        "undrain": (str, scheduler.undrain),
+        **questions(host.scheduler, host.clock),
     }

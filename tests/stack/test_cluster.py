@@ -197,6 +197,34 @@ async def test_a_stopped_leader_is_replaced_and_writes_nothing_more(
         print(f"admitted again after {away_s:.2f} s")
 
 
+async def test_a_front_that_has_just_joined_does_not_stand_in_for_one_that_knows(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    """The lease's row, which is renewed each 20 s here, must name the fronts before."""
+    upstream = Counting(pause_s=0.004)
+    dsn = await postgres.new_database("just_joined")
+    async with counting(upstream), cluster(tmp_path, dsn, [upstream.url], 3, lease_s=60.0) as made:
+        leader, witness, new = made.members
+        for member in made.members:
+            await member.start()
+        asked = Clients(made).new("once", 700)
+        lost = asyncio.create_task(asked.ask(leader))
+        async with asyncio.timeout(BOUND_S):
+            await asked.first_token.wait()
+        witness.signal(signal.SIGSTOP)
+        await leader.kill()
+        assert await lost is grpc.StatusCode.UNAVAILABLE
+        async with asyncio.timeout(BOUND_S):
+            while await made.term() == 1:
+                await asyncio.sleep(0.01)
+        repeat = asyncio.create_task(asked.insist([new]))
+        done, _ = await asyncio.wait([repeat], timeout=1.0)
+        witness.signal(signal.SIGCONT)
+        assert not done, "requests wait for the front that knows the key"
+        assert await repeat is grpc.StatusCode.ALREADY_EXISTS
+        assert upstream.runs_by_text["once"] == 1
+
+
 async def test_a_leader_that_is_cut_off_is_replaced(tmp_path: Path, postgres: Postgres) -> None:
     upstream = Counting(pause_s=0.004)
     dsn = await postgres.new_database("cut_off")
