@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import re
+import secrets
 import signal
 import time
 import urllib.request
@@ -35,7 +36,9 @@ async def ask(member: Member, tokens: int = 5) -> None:
     """One request, answered whole."""
     async with asyncio.timeout(BOUND_S), grpc.aio.insecure_channel(member.address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        request = chat_request(max_output_tokens=tokens, ignore_eos=True)
+        # A session of its own: all that have none share one budget.
+        session = secrets.token_hex(8)
+        request = chat_request(max_output_tokens=tokens, ignore_eos=True, session_id=session)
         seen = await read_stream(stub.Generate(request, metadata=METADATA))
         assert seen.done is not None
 

@@ -76,6 +76,12 @@ class Gateway:
         return known | {key: name for name, key in self.running.items()}
 
 
+def ignored(done: asyncio.Future[Any]) -> None:
+    """A submission ends with its gateway."""
+    if not done.cancelled():
+        done.exception()
+
+
 class TakeOvers(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +91,6 @@ class TakeOvers(RuleBasedStateMachine):
         self.gateways: list[Gateway] = []
         self.started = 0
         self.asked = 0
-        self.tasks: list[asyncio.Future[Any]] = []
         self.wrong: list[str] = []
         self.leader: Gateway
         self.joined: Joined
@@ -95,8 +100,14 @@ class TakeOvers(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.run_now(self.start())
-        self.run_now(self.lead(self.gateways[0]))
+        async def begin() -> None:
+            await self.start()
+            await self.lead(self.gateways[0])
+            await self.start()
+            await self.start()
+            await self.settle()
+
+        self.run_now(begin())
 
     # What gateways do.
 
@@ -178,6 +189,29 @@ class TakeOvers(RuleBasedStateMachine):
             gateway.stopped = True
             gateway.awaited = gateway is not self.leader
 
+    async def ask(self, gateway: Gateway, key: str, *, ends: bool = False) -> None:
+        """A client asks a gateway, under a key. `ends`: the answer is short."""
+        self.asked += 1
+        name, remote = f"r{self.asked}", gateway.front.remote
+
+        def deliver(answer: Answer) -> None:
+            if not isinstance(answer, Started):
+                return
+            for each in self.gateways:
+                used = each.uses().get(key, name)
+                if each.awaited and not each.stopped and used != name:
+                    self.wrong.append(f"{name} runs under {key} of {used}, as {each} knows")
+            gateway.running[name] = key
+            if ends:
+                del gateway.running[name]
+                end = RequestEnded(request_id=name, used_tokens=9, keep_idempotency_key=True)
+                self.loop.call_soon(remote.send, end)
+
+        asked = submission(name, idempotency_key=key)
+        asyncio.ensure_future(remote.submit(asked, deliver)).add_done_callback(ignored)
+        await turns()
+        await self.arrive(gateway)
+
     async def settle(self) -> None:
         """All that run have joined, and have been told everything."""
         for gateway in self.well():
@@ -236,19 +270,19 @@ class TakeOvers(RuleBasedStateMachine):
         self.run_now(tick())
 
     @precondition(lambda self: len(self.well()) > 1)
-    @rule(data=st.data(), killed=st.booleans(), newcomer=st.booleans())
-    def the_leader_fails(self, data: st.DataObject, killed: bool, newcomer: bool) -> None:
-        """`newcomer`: the front of a gateway that has just started comes first."""
+    @rule(data=st.data(), killed=st.booleans(), key=st.sampled_from((*KEYS, "")))
+    def the_leader_fails(self, data: st.DataObject, killed: bool, key: str) -> None:
+        """`key`: asked for at a gateway that has just started, and whose front comes first."""
 
         async def fail() -> None:
             await self.fail(self.leader, killed=killed)
             await self.lead(data.draw(st.sampled_from(self.well())))
-            if newcomer and len(self.gateways) < MOST:
+            if key and len(self.gateways) <= MOST:
                 await self.arrive(self.leader)
                 await self.start()
                 await self.arrive(self.gateways[-1])
                 await self.renew()
-                await self.arrive(self.gateways[-1])
+                await self.ask(self.gateways[-1], key)
 
         self.run_now(fail())
 
@@ -278,31 +312,7 @@ class TakeOvers(RuleBasedStateMachine):
 
     @rule(data=st.data(), key=st.sampled_from(KEYS), ends=st.booleans())
     def a_client_asks(self, data: st.DataObject, key: str, ends: bool) -> None:
-        gateway = data.draw(st.sampled_from(self.well()))
-        self.asked += 1
-        name = f"r{self.asked}"
-        remote = gateway.front.remote
-
-        def deliver(answer: Answer) -> None:
-            if not isinstance(answer, Started):
-                return
-            for each in self.gateways:
-                used = each.uses().get(key, name)
-                if each.awaited and not each.stopped and used != name:
-                    self.wrong.append(f"{name} runs under {key} of {used}, as {each} knows")
-            gateway.running[name] = key
-            if ends:
-                del gateway.running[name]
-                end = RequestEnded(request_id=name, used_tokens=9, keep_idempotency_key=True)
-                self.loop.call_soon(remote.send, end)
-
-        async def ask() -> None:
-            asked = submission(name, idempotency_key=key)
-            self.tasks.append(asyncio.ensure_future(remote.submit(asked, deliver)))
-            await turns()
-            await self.arrive(gateway)
-
-        self.run_now(ask())
+        self.run_now(self.ask(data.draw(st.sampled_from(self.well())), key, ends=ends))
 
     @precondition(lambda self: len(self.well()) > 1)
     @rule(data=st.data())
