@@ -12,6 +12,7 @@ from gateway.doors.console.sparklines import Sparkline, sparkline
 from gateway.doors.console.visitor import Visitor
 from gateway.doors.console.visits import Visit
 from moegate.v1 import generation_pb2, usage_pb2
+from scheduler.overflow.saturation import OFF
 
 _CLASSES = {
     generation_pb2.SLO_CLASS_INTERACTIVE: "interactive",
@@ -122,7 +123,7 @@ def _why(pool: usage_pb2.PoolState) -> str:
     if pool.saturated:
         return (
             f"Saturated: a new request would wait {share:.1f} times its promised time to first "
-            "token. Requests that a remote may see wait 0.6 of that time here, then go there."
+            f"token. Requests that a remote may see wait {OFF:g} of that time here, then go there."
         )
     if pool.overflows:
         return "In the last minute requests went to a remote because own servers were full."
