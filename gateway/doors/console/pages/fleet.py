@@ -12,7 +12,6 @@ from gateway.doors.console.sparklines import Sparkline, sparkline
 from gateway.doors.console.visitor import Visitor
 from gateway.doors.console.visits import Visit
 from moegate.v1 import generation_pb2, usage_pb2
-from scheduler.overflow.saturation import OFF
 
 _CLASSES = {
     generation_pb2.SLO_CLASS_INTERACTIVE: "interactive",
@@ -123,7 +122,7 @@ def _why(pool: usage_pb2.PoolState) -> str:
     if pool.saturated:
         return (
             f"Saturated: a new request would wait {share:.1f} times its promised time to first "
-            f"token. Requests that a remote may see wait {OFF:g} of that time here, then go there."
+            "token. Requests that a remote may see wait a part of that time here, then go there."
         )
     if pool.overflows:
         return "In the last minute requests went to a remote because own servers were full."
