@@ -40,9 +40,8 @@ from gateway.fronts.scheduler_side import take_over_fleet
 from gateway.leadership.lease_row import LeaderBefore
 from gateway.link.certificates import LinkCertificates
 from gateway.link.connection import Connection
-from gateway.link.front_listing import FrontListing
 from gateway.link.host import SchedulerHost
-from gateway.link.opening import ExpectedFronts, Opening
+from gateway.link.opening import ExpectedFronts, FrontListing, Opening
 from gateway.link.resume import Resumed
 from gateway.link.tls_transport import listen_tls
 from gateway.pipeline.pipeline import Pipeline

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from msgspec import structs
 
 from gateway.link.connection import Connection, Handler
-from gateway.link.front_listing import FrontListing
 from gateway.link.front_session import FrontSession
 from gateway.link.key_witness import SINCE_VERSION, KeyWitness
 from gateway.link.messages import (
@@ -26,15 +25,16 @@ from gateway.link.messages import (
     fleet_update,
     with_times,
 )
-from gateway.link.opening import Opening
-from gateway.link.owned import Booking
-from gateway.link.questions import questions
-from gateway.link.resume import AttemptKey, RequestState, Resumed, attempt_keys
-from gateway.link.session_resumption import Booked, Later, resume
+from gateway.link.opening import FrontListing, Opening
+from gateway.link.owned import NO_BOOKINGS, Bookings
+from gateway.link.resume import RequestState, Resumed, attempt_keys
+from gateway.link.session_resumption import Later, resume
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
+from scheduler.contract import Request
+from scheduler.decision_record import DecisionRecord
 from scheduler.fleet_view import FleetView
 from scheduler.limits.rate_limit import RateLimits
-from scheduler.port import Submission
+from scheduler.port import FleetFigures, Submission
 
 log = logging.getLogger(__name__)
 
@@ -44,24 +44,6 @@ GRACE_S = 10.0
 """Time for a front whose connection is broken to come back."""
 MAX_REQUESTS = 200_000
 """Most requests that a front may have when it joins."""
-
-
-class Bookings(Booking, Protocol):
-    """The ledger, as far as the host needs it."""
-
-    async def booked(self, keys: Sequence[AttemptKey]) -> Booked:
-        """Returns the accounts of those attempts that are in the ledger."""
-
-
-class _NoBookings:
-    accepted_rows = durable_rows = 0
-
-    async def booked(self, keys: Sequence[AttemptKey]) -> Booked:
-        """Nothing is."""
-        return {}
-
-
-NO_BOOKINGS: Bookings = _NoBookings()
 
 
 class Met(Protocol):
@@ -381,10 +363,29 @@ def _at(state: RequestState, now: float) -> RequestState:
 
 def _calls(front: HostedFront, host: SchedulerHost) -> dict[str, Handler]:
     """What a front may call, besides what its process adds."""
+    scheduler, clock = host.scheduler, host.clock
+
+    async def quote(request: Request) -> DecisionRecord:
+        return await scheduler.quote(with_times(request, clock()))
+
+    async def figures(_: None) -> FleetFigures:
+        found = await scheduler.figures()
+        age_s = found.snapshot.at_s - clock()
+        return replace(found, snapshot=replace(found.snapshot, at_s=age_s))
+
     return {
         "hello": (Hello, lambda hello: front.hello(hello)),
         "resumed": (Resumed, lambda told: front.resumed(told)),
         "take_request": (tuple[str, RateLimits], lambda args: front.session.take_request(*args)),
         "take_slot": (tuple[str, RateLimits], lambda args: front.session.take_slot(*args)),
-        **questions(host.scheduler, host.clock),
+        "quote": (Request, quote),
+        "explain": (str, scheduler.explain),
+        "figures": (None, figures),
+        "pool_cost": (tuple[str, int], lambda args: scheduler.pool_cost(*args)),
+        "pool_rates": (None, lambda _: scheduler.pool_rates()),
+        "token_rates": (None, lambda _: scheduler.token_rates()),
+        "budget_standings": (tuple[str, str], lambda args: scheduler.budget_standings(*args)),
+        "key_spend": (tuple[str, str], lambda args: scheduler.key_spend(*args)),
+        "drain": (str, scheduler.drain),
+        "undrain": (str, scheduler.undrain),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from gateway.link.resume import Resumed
@@ -84,3 +84,39 @@ class Opening:
             log.exception("what fronts told could not be applied")
         finally:
             self._opened.set()
+
+
+class FrontListing:
+    """The fronts that the next leader will wait for: those that the row of the lease names, as the
+    present leader knows it.
+
+    A leader admits a front once its name is there, so that nothing that the front runs or is told
+    can be unknown to a leader that has waited for all names. A name leaves the row with the renewal
+    after the front was lost."""
+
+    def __init__(self, named: Iterable[str], on_missing: Callable[[], None]) -> None:
+        """`named`: names that the row has at the start. `on_missing`: called when a name has to be
+        written soon."""
+        self._named = frozenset(named)
+        self._on_missing = on_missing
+        self._renewed = asyncio.Event()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._named
+
+    def writing(self, names: frozenset[str]) -> None:
+        """These names are being written: the others may be gone from the row from now on."""
+        self._named &= names
+
+    def renewed(self, names: Iterable[str] | None) -> None:
+        """The lease was renewed, with these names; None: the row keeps those that it had."""
+        if names is not None:
+            self._named = frozenset(names)
+        self._renewed.set()
+        self._renewed = asyncio.Event()
+
+    async def until_named(self, name: str) -> None:
+        """Returns when the row has the name."""
+        while name not in self._named:
+            self._on_missing()
+            await self._renewed.wait()

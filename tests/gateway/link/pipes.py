@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.link.connection import Connection
-from gateway.link.front_listing import FrontListing
-from gateway.link.host import NO_BOOKINGS, Bookings, SchedulerHost
-from gateway.link.opening import Opening
+from gateway.link.host import SchedulerHost
+from gateway.link.opening import FrontListing, Opening
+from gateway.link.owned import NO_BOOKINGS, Bookings
 from gateway.link.remote_scheduler import RemoteScheduler
 from tests.gateway.scheduling.scheduling_made import Hosted
 

@@ -18,8 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gateway.cluster.leading import expected
 from gateway.leadership.lease_row import LeaderBefore
-from gateway.link.front_listing import FrontListing
-from gateway.link.opening import Opening
+from gateway.link.opening import FrontListing, Opening
 from gateway.link.remote_scheduler import RemoteScheduler
 from gateway.link.resume import Resumed
 from scheduler.port import Answer, RequestEnded, Started
