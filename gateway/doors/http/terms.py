@@ -74,9 +74,7 @@ def terms_of(headers: Mapping[str, str]) -> Terms:
     request_id = given.get("request-id", "")
     if request_id and REQUEST_ID.match(request_id) is None:
         raise _fault("request-id", request_id, 'give at most 128 letters, digits or "._:-"')
-    idempotency_key = headers.get("idempotency-key", "")
-    if len(idempotency_key.encode()) > MAX_ID_BYTES:
-        raise invalid("idempotency-key", f"{len(idempotency_key)} bytes: at most {MAX_ID_BYTES}")
+    idempotency_key = _idempotency_key(headers.get("idempotency-key", ""))
     return Terms(
         request_id=request_id,
         remaining_s=_seconds("deadline", given),
@@ -113,6 +111,16 @@ def session_of(headers: Mapping[str, str]) -> str:
 def is_session_id(text: str) -> bool:
     """Whether the text can name a conversation in the ledger."""
     return 0 < len(text) <= MAX_ID_BYTES and text.isascii() and text.isprintable()
+
+
+def _idempotency_key(text: str) -> str:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise invalid("idempotency-key", "it is no UTF-8: send it in that encoding") from None
+    if size > MAX_ID_BYTES:
+        raise invalid("idempotency-key", f"{size} bytes: at most {MAX_ID_BYTES}")
+    return text
 
 
 def _end_user(text: str) -> str:
