@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.access.store import AccessStore
 from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable
 from gateway.auth.run_time import AccessTable, newest
 from gateway.cluster.address import link_address, process_name
@@ -97,6 +98,11 @@ class RunningMember:
     def active_requests(self) -> int:
         """Number of client requests in progress at this front."""
         return self.front.parts.pipeline.active_requests
+
+    @property
+    def access(self) -> AccessStore | None:
+        """Keys, tenants and the audit log while this process leads."""
+        return None if self.roles.side is None else self.roles.side.access
 
     async def reload_file(self) -> list[str]:
         """Reads the configuration file again, and puts it into force in this process. Returns the

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.access.store import read_access, running_store
+from gateway.access.store import AccessStore, read_access, running_store
 from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.auth.run_time import AccessTable
 from gateway.batch_lane import BatchLane
@@ -79,6 +79,7 @@ class SchedulerSide:
     lane: BatchLane
     batch_pipeline: Pipeline
     accounting: Accounting
+    access: AccessStore
     host: SchedulerHost
     health: HealthService
     path: Path | None
@@ -299,6 +300,7 @@ async def running_scheduler_side(
             lane=lane,
             batch_pipeline=batch_front.pipeline,
             accounting=accounting,
+            access=access,
             host=host,
             health=health,
             path=path,

@@ -33,6 +33,7 @@ from gateway.doors.grpc.rpc_context import (
     require,
     rpc_errors,
 )
+from gateway.doors.grpc.times import microseconds_of
 from moegate.v1 import batch_pb2, batch_pb2_grpc
 from scheduler.contract import SloClass
 
@@ -259,10 +260,13 @@ def _draft(first: batch_pb2.SubmitBatchRequest, bounds: BatchConfig) -> Callable
     faults: list[tuple[str, str]] = []
     deadline_s = None
     if first.HasField("complete_before"):
-        deadline_s = (first.complete_before.ToMicroseconds() - _now_us()) / 1e6
-        if not 0 < deadline_s <= bounds.keep_us / 1e6:
-            text = f"{deadline_s:.0f} s from now: give a time within {bounds.keep_days} days"
-            faults.append(("complete_before", text))
+        try:
+            deadline_s = (microseconds_of(first.complete_before) - _now_us()) / 1e6
+            if not 0 < deadline_s <= bounds.keep_us / 1e6:
+                text = f"{deadline_s:.0f} s from now: give a time within {bounds.keep_days} days"
+                raise ValueError(text)
+        except ValueError as error:
+            faults.append(("complete_before", str(error)))
     if first.openai_lines and first.endpoint not in ENDPOINTS:
         text = f"{first.endpoint[:80]!r}: give one of {', '.join(ENDPOINTS)}"
         faults.append(("endpoint", text))
