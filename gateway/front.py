@@ -159,7 +159,12 @@ async def running_front(
     try:
         deliveries = Deliveries(lambda: _unread_limits(active.config), clock)
         in_progress = CallsInProgress(lambda: active.config.limits, observing.rpc_refused)
-        tenant_calls = TenantCalls(around.port, lambda: active.config.limits, observing.rpc_refused)
+        tenant_calls = TenantCalls(
+            around.port,
+            lambda: active.config.limits,
+            observing.rpc_refused,
+            lambda: [tenant.name for tenant in active.effective.tenants],
+        )
         key_limits = KeyLimits(around.port, clock, observing.rpc_refused)
         interceptors: list[grpc.aio.ServerInterceptor] = [
             KeyCheck(active, key_limits, in_progress, tenant_calls),

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import grpc
 
-from gateway.access.store import read_access, running_store
+from gateway.access.store import AccessStore, read_access, running_store
 from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.auth.run_time import AccessTable
 from gateway.batch_lane import BatchLane
@@ -39,7 +39,7 @@ from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
 from gateway.runtime.assembly import SchedulerParts, assemble_with_ledger
 from gateway.runtime.memory import return_large_blocks
-from gateway.runtime.reload import prepared_reload, reload_on
+from gateway.runtime.reload import FILE_WATCH, SIGNAL, ReloadRequests, prepared_reload, reload_on
 from gateway.runtime.startup import prepare_start
 from gateway.runtime.watched_files import watch_files
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
@@ -62,6 +62,7 @@ class RunningGateway:
     parts: SchedulerParts
     lane: BatchLane
     accounting: Accounting
+    access: AccessStore
     health_address: str | None
     scaler_address: str | None
     telemetry: Telemetry
@@ -178,11 +179,11 @@ def _one_front(fronts: int) -> Problem:
 
 
 async def _serve(config: GatewayConfig, path: Path) -> None:
-    stop, hurry, reload_requested = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    stop, hurry, reloads = asyncio.Event(), asyncio.Event(), ReloadRequests()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
-    loop.add_signal_handler(signal.SIGHUP, reload_requested.set)
+    loop.add_signal_handler(signal.SIGHUP, reloads.ask, SIGNAL)
     running: contextlib.AbstractAsyncContextManager[RunningGateway | RunningMember]
     if config.cluster is not None:
         running = running_member(config, path.parent, path=path)
@@ -198,11 +199,9 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
             print(f"moegate speaks HTTP on {gateway.http_address}", flush=True)
         if gateway.console_address is not None:
             print(f"moegate shows its console on {gateway.console_address}", flush=True)
-        reloading = asyncio.create_task(
-            reload_on(reload_requested, gateway.reload_file, gateway.path)
-        )
+        reloading = asyncio.create_task(reload_on(reloads, gateway))
         watching = asyncio.create_task(
-            watch_files(path, lambda: gateway.active.config, reload_requested.set)
+            watch_files(path, lambda: gateway.active.config, lambda: reloads.ask(FILE_WATCH))
         )
         await stop.wait()
         reloading.cancel()
@@ -303,6 +302,7 @@ async def running_gateway(
                         parts=parts,
                         lane=lane,
                         accounting=accounting,
+                        access=access,
                         health_address=health_address,
                         scaler_address=scaler_address,
                         telemetry=observing,

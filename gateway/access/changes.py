@@ -176,15 +176,19 @@ async def revoke_key(tx: Tx, by: By, key_id: str, allowed: Allowed) -> KeyRow:
     return changed
 
 
-async def set_tenant(tx: Tx, by: By, tenant: TenantConfig) -> TenantConfig:
-    """Makes a tenant or changes it. Raises AccessRefused."""
+async def set_tenant(
+    tx: Tx, by: By, name: str, change: Callable[[TenantConfig | None], TenantConfig]
+) -> TenantConfig:
+    """Makes a tenant or changes it. `change`: returns the tenant from that of before; None: there
+    was none. Raises AccessRefused."""
     await next_version(tx)
-    by.files.check_tenant(tenant.name)
+    by.files.check_tenant(name)
     known = {each.name: each for each in await tenants(tx)}
-    if tenant.name not in known and len(known) >= MAX_TENANTS:
+    before = known.get(name)
+    if before is None and len(known) >= MAX_TENANTS:
         raise AccessRefused(f"tenant.name: there are {MAX_TENANTS} tenants: delete some first")
+    tenant = change(before)
     await store_tenant(tx, tenant)
-    before = known.get(tenant.name)
     await record(
         tx,
         Event(

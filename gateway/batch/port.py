@@ -17,10 +17,17 @@ from gateway.batch.quotes import BatchQuote
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose files and jobs. A tenant's keys share them."""
+    """Whose files and jobs. A tenant's keys share them. `all_tenants`: jobs of all tenants may be
+    seen, though not their results, nor be stopped."""
 
     tenant: str
     key_id: str
+    all_tenants: bool = False
+
+    @property
+    def seen(self) -> str | None:
+        """The tenant whose jobs may be seen; None: of all."""
+        return None if self.all_tenants else self.tenant
 
 
 class BatchReason(enum.StrEnum):
@@ -118,7 +125,7 @@ class BatchPort(Protocol):
         """Returns a job."""
 
     async def jobs(self, owner: Owner, query: PageQuery) -> JobPage:
-        """Lists the tenant's jobs."""
+        """Lists the jobs that the owner may see."""
 
     async def cancel(self, owner: Owner, job_id: str) -> Job:
         """Stops a job. What has ended stays. Has no effect on a job that is being stopped."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.access.store import AccessStore
 from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable
 from gateway.auth.run_time import AccessTable, newest
 from gateway.cluster.address import link_address, process_name
@@ -97,6 +98,11 @@ class RunningMember:
     def active_requests(self) -> int:
         """Number of client requests in progress at this front."""
         return self.front.parts.pipeline.active_requests
+
+    @property
+    def access(self) -> AccessStore | None:
+        """Keys, tenants and the audit log while this process leads."""
+        return None if self.roles.side is None else self.roles.side.access
 
     async def reload_file(self) -> list[str]:
         """Reads the configuration file again, and puts it into force in this process. Returns the
@@ -200,6 +206,7 @@ async def running_member(
             clock=clock,
             on_fleet=fleet_changed,
             handlers={ACCESS: (AccessTable, use_access), **reload_handlers(name, reload_file)},
+            incarnation=name,
         )
         number = secrets.randbelow(2**31 - 1) + 1
         joining = Joining(scheduler, number, roles.locate, roles.connect, clock)
@@ -265,7 +272,7 @@ async def _campaign(
         on_change=roles.notify_changed,
     )
     row = LeaseRow(dsn, cluster.name, name, cluster.lease_s, leadership.notify_changed)
-    row.fronts = roles.fronts
+    row.fronts = roles
     try:
         await row.prepare()
     except (LedgerUnavailable, LedgerUnusable) as error:

@@ -23,7 +23,7 @@ from gateway.fronts.messages import SchedulerAnswer, SchedulerSetting
 from gateway.fronts.orphans import until_orphaned
 from gateway.fronts.scheduler_side import SchedulerSide, kept_config, running_scheduler_side
 from gateway.runtime.memory import return_large_blocks
-from gateway.runtime.reload import reload_on
+from gateway.runtime.reload import FILE_WATCH, SIGNAL, ReloadRequests, reload_on
 from gateway.runtime.watched_files import watch_files
 from gateway.telemetry.logs import to_stderr
 
@@ -35,9 +35,9 @@ async def _run(setting: SchedulerSetting) -> None:
     path, sockets = Path(setting.path), Path(setting.sockets)
     config = kept_config(sockets) if setting.fronts_before else load(path)
     loop = asyncio.get_running_loop()
-    drains, reloads = asyncio.Event(), asyncio.Event()
+    drains, reloads = asyncio.Event(), ReloadRequests()
     loop.add_signal_handler(signal.SIGTERM, drains.set)
-    loop.add_signal_handler(signal.SIGHUP, reloads.set)
+    loop.add_signal_handler(signal.SIGHUP, reloads.ask, SIGNAL)
     orphaned = asyncio.create_task(until_orphaned())
     with to_stderr(config.telemetry.log_format, setting.log_level, process="scheduler"):
         async with running_scheduler_side(
@@ -56,10 +56,12 @@ async def _run(setting: SchedulerSetting) -> None:
                     health_address=side.health_address, metrics_address=side.metrics_address
                 )
             )
-            watching = watch_files(path, lambda: side.active.config, reloads.set)
+            watching = watch_files(
+                path, lambda: side.active.config, lambda: reloads.ask(FILE_WATCH)
+            )
             tasks = (
                 asyncio.create_task(watching),
-                asyncio.create_task(reload_on(reloads, side.reload_file, side.path)),
+                asyncio.create_task(reload_on(reloads, side)),
                 asyncio.create_task(_drain_on(drains, side)),
             )
             await orphaned

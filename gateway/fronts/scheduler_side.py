@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.access.store import read_access, running_store
+from gateway.access.store import AccessStore, read_access, running_store
 from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.auth.run_time import AccessTable
 from gateway.batch_lane import BatchLane
@@ -43,7 +43,7 @@ from gateway.fronts.session_secret import with_session_secret
 from gateway.link.connection import CallFailed, Handler, LinkLost, listen
 from gateway.link.host import HostedFront, SchedulerHost
 from gateway.link.messages import LinkError
-from gateway.link.opening import Opening
+from gateway.link.opening import ExpectedFronts, Opening
 from gateway.link.resume import Resumed
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
@@ -79,6 +79,7 @@ class SchedulerSide:
     lane: BatchLane
     batch_pipeline: Pipeline
     accounting: Accounting
+    access: AccessStore
     host: SchedulerHost
     health: HealthService
     path: Path | None
@@ -259,7 +260,9 @@ async def running_scheduler_side(
             setting=setting,
             handlers=handlers,
             bookings=LedgerBookings(accounting),
-            opening=Opening(fronts_before, opened) if fronts_before else None,
+            opening=(
+                Opening(ExpectedFronts(count=fronts_before), opened) if fronts_before else None
+            ),
         )
         ticking = asyncio.create_task(host.run(), name="moegate-host")
         stack.callback(ticking.cancel)
@@ -300,6 +303,7 @@ async def running_scheduler_side(
             lane=lane,
             batch_pipeline=batch_front.pipeline,
             accounting=accounting,
+            access=access,
             host=host,
             health=health,
             path=path,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
+from gateway.access.audit import Event
+from gateway.access.store import AccessStore
 from gateway.auth.run_time import AccessTable, clashes
 from gateway.config.gateway import GatewayConfig
 from gateway.config.problems import ConfigError, ReloadRefused
@@ -60,18 +62,59 @@ def warn_of_reload(old: GatewayConfig, new: GatewayConfig, base_dir: Path) -> No
             log.warning("%s: takes effect at the next start", name)
 
 
-async def reload_on(
-    requested: asyncio.Event, reload_file: Callable[[], Awaitable[list[str]]], path: Path | None
-) -> None:
-    """Reloads the file each time the event is set. An invalid file changes nothing."""
+SIGNAL, FILE_WATCH = "signal:HUP", "watch:files"
+"""Actors of the audit log, for a reload that nobody asked for by RPC. No key's id has a colon."""
+
+
+class ReloadRequests:
+    """Requests of this process to read the configuration file again. Those that come while one
+    waits are one with it."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, None] = {}
+        self._any = asyncio.Event()
+
+    def ask(self, actor: str) -> None:
+        """Adds a request. `actor`: for the audit log."""
+        self._asked[actor] = None
+        self._any.set()
+
+    async def next(self) -> str:
+        """Waits for a request. Returns who asked."""
+        await self._any.wait()
+        self._any.clear()
+        actor = ", ".join(self._asked)
+        self._asked.clear()
+        return actor
+
+
+class Reloadable(Protocol):
+    """What `reload_on` needs of a gateway."""
+
+    @property
+    def path(self) -> Path | None:
+        """The configuration file."""
+
+    @property
+    def access(self) -> AccessStore | None:
+        """Writes the audit log; None: another process does, which leads the cluster."""
+
+    async def reload_file(self) -> list[str]:
+        """Reads the file again. Returns the names of the sections that changed. Raises ConfigError,
+        ReloadRefused or OSError, and then changes nothing."""
+
+
+async def reload_on(requests: ReloadRequests, gateway: Reloadable) -> None:
+    """Reloads the file for each request. An invalid file changes nothing."""
     while True:
-        await requested.wait()
-        requested.clear()
+        actor = await requests.next()
         try:
-            await reload_file()
+            changes = await gateway.reload_file()
+            if gateway.access is not None:
+                event = Event(actor=actor, action="Reload", after={"changes": changes})
+                await gateway.access.record(event)
+            log.info("reloaded %s: %s", gateway.path, ", ".join(changes) or "nothing changed")
         except (ConfigError, ReloadRefused, OSError) as error:
             log.error("reload refused, the old configuration stays in force: %s", error)
         except Exception:  # the next signal must still be heard
             log.exception("reload failed inside the gateway")
-        else:
-            log.info("reloaded %s", path)

@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 
 from msgspec import structs
 
 from gateway.accounting.budgets import BudgetRefused, Budgets, BudgetUnchecked
-from gateway.config.ledger import NANO_USD
+from gateway.config.ledger import usd_text
 from scheduler.budgets.budget import Holder, worst_case_nano_usd
 from scheduler.contract import PlacementKind, RefusalReason, Refuse, Request
 from scheduler.metering.rate_snapshot import RateSnapshot
@@ -309,4 +308,4 @@ def _refusal(
 
 
 def _usd(nano_usd: int) -> str:
-    return f"${Decimal(nano_usd) / NANO_USD:f}"
+    return f"${usd_text(nano_usd)}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 import types
 import typing
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from msgspec import structs
 MAX_DIGITS = 4000
 """Longest integer that is read; Python refuses longer ones from 4,300 digits."""
 MAX_COUNT_DIGITS = 15
+MAX_HEARTBEAT_BYTES = 40
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -33,6 +35,17 @@ def read_json(payload: bytes) -> Any:
         return _decoder.decode(payload.decode("utf-8", "replace").strip())
     except (ValueError, RecursionError) as error:
         raise NotJson("not JSON") from error
+
+
+_HEARTBEAT = re.compile(
+    rb"""[\s:"]*(ping|pong|keep[-_ ]?alive|heartbeat|null|true|false|\[\s*\]|[0-9.]*)[\s"]*""", re.I
+)
+
+
+def is_heartbeat(payload: bytes) -> bool:
+    """Whether an event only keeps the connection alive, and can hold no output: a word for it, or
+    JSON without any content."""
+    return len(payload) <= MAX_HEARTBEAT_BYTES and _HEARTBEAT.fullmatch(payload) is not None
 
 
 def _number(text: str) -> int | None:

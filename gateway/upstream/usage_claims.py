@@ -27,7 +27,8 @@ MIN_TEXT_BYTES = 128
 
 class Claim(msgspec.Struct):
     """Counts as a server reports them, normalised: the prompt with everything that was read from
-    and written to caches, the output with reasoning. None: not reported."""
+    and written to caches, the output with reasoning. None: not reported. `unnamed_tokens`: those of
+    the total that are in no other count: Gemini's hidden thinking, which is output."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -35,6 +36,7 @@ class Claim(msgspec.Struct):
     reasoning_tokens: int | None = None
     cache_write_tokens: int | None = None
     long_cache_write_tokens: int | None = None
+    unnamed_tokens: int = 0
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +64,13 @@ def judged(
     no count is believed."""
     refused: list[DeviationKind] = []
     prompt, prompt_known = _prompt(claim.prompt_tokens, bounds, prompt_estimate, refused)
-    output, output_known = _output(claim.completion_tokens, seen, bounds, refused)
+    completion = claim.completion_tokens
+    if (
+        completion is not None
+        and completion + claim.unnamed_tokens <= bounds.believed_output_tokens
+    ):
+        completion += claim.unnamed_tokens
+    output, output_known = _output(completion, seen, bounds, refused)
     # Parts of a count that is refused are refused with it.
     cached = _part(claim.cached_tokens, prompt) if prompt_known else None
     left = prompt - (cached or 0)

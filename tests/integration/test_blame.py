@@ -155,6 +155,13 @@ async def serve_honestly(served: Serving, count: int, *, pause_s: float = 0.0) -
     return placements
 
 
+async def serve_honestly_everywhere(served: Serving, engines: list[Engine]) -> None:
+    """Requests of the honest tenant until every server has answered one."""
+    async with asyncio.timeout(serving.READY_S):
+        while not all(engine.asked for engine in engines):
+            await serve_honestly(served, 1)
+
+
 async def refused(
     served: Serving, request: generation_pb2.GenerateRequest
 ) -> tuple[grpc.StatusCode, str, bool]:
@@ -193,7 +200,7 @@ async def test_one_request_hurts_two_servers_at_most_whatever_its_client_retries
 ) -> None:
     engines = [Engine(lambda body: harm if "poison" in text_of(body) else "ok") for _ in range(6)]
     async with fleet(*engines) as served:
-        await serve_honestly(served, 12)
+        await serve_honestly_everywhere(served, engines)
 
         async def attack() -> list[tuple[grpc.StatusCode, str, bool]]:
             told = []
@@ -245,7 +252,7 @@ async def test_a_tenant_whose_requests_fail_everywhere_takes_no_server_from_anot
     """Different prompts with one legal schema, which the servers answer with 500."""
     engines = [Engine(lambda body: "500" if "response_format" in body else "ok") for _ in range(2)]
     async with fleet(*engines) as served:
-        await serve_honestly(served, 3)
+        await serve_honestly_everywhere(served, engines)
 
         async def attack() -> None:
             for number in range(60):
@@ -275,7 +282,7 @@ async def test_a_fleet_that_fails_everybody_quarantines_nobody_for_long() -> Non
     down = False
     engines = [Engine(lambda _: "500" if down else "ok") for _ in range(2)]
     async with fleet(*engines) as served:
-        await serve_honestly(served, 6)
+        await serve_honestly_everywhere(served, engines)
         down = True
         told = [await refused(served, chat_request(f"honest too {n}")) for n in range(12)]
         assert sum(reason == "QUARANTINED" for _, reason, _ in told) <= 1

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from gateway.config.gateway import GatewayConfig
+from gateway.config.ledger import usd_text
 from gateway.config.prices import PricesConfig
-from gateway.doors.http.costs import usd_text
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from scheduler.metering.settlement import SettledAttempt
 from tests import serving

@@ -123,6 +123,13 @@ async def test_tenants_are_set_listed_and_deleted(stack: Stack, moegate: Command
         "owner": "OWNER_RUN_TIME",
     }
     assert listed["team"]["owner"] == "OWNER_FILE"
+    _, out, _ = await moegate("tenants", "set", "lab", "--rpcs", "50", "--json")
+    assert (json.loads(out)["tenant"]["weight"], json.loads(out)["tenant"]["rpcs"]) == (2.5, "50")
+    _, out, _ = await moegate("tenants", "set", "lab", "--rpcs", "none", "--json")
+    assert json.loads(out)["tenant"]["weight"] == 2.5
+    assert "rpcs" not in json.loads(out)["tenant"]
+    with pytest.raises(SystemExit):
+        await moegate("tenants", "set", "lab", "--rpcs", "many")
     assert (await moegate("tenants", "delete", "lab"))[0] == 0
     assert "lab" not in (await moegate("tenants", "list"))[1]
 

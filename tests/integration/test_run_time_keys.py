@@ -284,6 +284,61 @@ async def test_tenants_with_a_weight_and_a_bound(stack: Stack) -> None:
     assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_what_is_not_given_of_a_tenant_stays(stack: Stack) -> None:
+    async def set_tenant(*paths: str, **fields: Any) -> tuple[float, int | None]:
+        tenant = admin_pb2.Tenant(name="lab", **fields)
+        request = admin_pb2.SetTenantRequest(tenant=tenant, update_mask=FieldMask(paths=paths))
+        made = (await stack.admin.SetTenant(request, metadata=BOSS)).tenant
+        return made.weight, made.rpcs if made.HasField("rpcs") else None
+
+    assert await set_tenant() == (1.0, None)
+    assert await set_tenant(weight=3.0, rpcs=7) == (3.0, 7)
+    assert await set_tenant(rpcs=8) == (3.0, 8)
+    assert await set_tenant(weight=2.0) == (2.0, 8)
+    assert await set_tenant() == (2.0, 8)
+    assert await set_tenant("rpcs", weight=5.0, rpcs=9) == (2.0, 9)
+    assert await set_tenant("rpcs") == (2.0, None)
+    assert await set_tenant("weight") == (1.0, None)
+    for fields, path in (({"weight": -1.0}, "tenant.weight"), ({"rpcs": 0}, "tenant.rpcs")):
+        error = await refused(set_tenant(**fields))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert str(error.details()).startswith(f"{path}: ")
+    assert "update_mask.paths" in str((await refused(set_tenant("keys"))).details())
+    assert await set_tenant() == (1.0, None)
+    [last, *_] = await stack.events(target="lab")
+    assert (last.before_json, last.after_json) == ('{"weight": 1.0, "rpcs": null}',) * 2
+
+
+async def test_two_who_change_limits_of_a_key_at_once_keep_each_others(stack: Stack) -> None:
+    await stack.create(
+        "bot", limits=admin_pb2.KeyLimits(concurrent_requests=3, message_bytes=99_999)
+    )
+
+    async def change(**limits: int | None) -> None:
+        given = admin_pb2.KeyLimits(**limits)
+        await stack.admin.UpdateKey(
+            admin_pb2.UpdateKeyRequest(
+                key_id="bot",
+                settings=admin_pb2.KeySettings(limits=given),
+                update_mask=FieldMask(paths=[f"limits.{name}" for name in limits]),
+            ),
+            metadata=BOSS,
+        )
+
+    await asyncio.gather(
+        change(requests_per_minute=5), change(tokens_per_minute=600, concurrent_requests=None)
+    )
+    limits = (await stack.keys())["bot"].settings.limits
+    assert limits == admin_pb2.KeyLimits(
+        requests_per_minute=5, tokens_per_minute=600, message_bytes=99_999
+    )
+    with pytest.raises(grpc.aio.AioRpcError, match="update_mask"):
+        await stack.admin.UpdateKey(
+            admin_pb2.UpdateKeyRequest(key_id="bot", update_mask=FieldMask(paths=["limits.x"])),
+            metadata=BOSS,
+        )
+
+
 async def test_a_tenants_admin_manages_its_own_keys_and_gives_no_more_than_it_has(
     stack: Stack,
 ) -> None:

@@ -16,14 +16,14 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.config.gateway import GatewayConfig, KeyConfig, TenantConfig
+from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole, TenantConfig
 from gateway.config.limits import LimitsConfig
 from gateway.config.problems import ConfigError, ReloadRefused
 from gateway.config.resolve.api_keys import key_sha256
 from gateway.config.server import TlsConfig
 from gateway.server import running_gateway
 from moegate.simulated_vllm.server import SimulatedVllm, SimulatedVllmConfig, simulated_vllm
-from moegate.v1 import inference_pb2, inference_pb2_grpc
+from moegate.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from tests import serving
 from tests.serving import METADATA, chat_request, first_message, read_stream
 
@@ -41,7 +41,7 @@ def with_server(config: GatewayConfig, **changes: object) -> GatewayConfig:
 
 
 def with_key(config: GatewayConfig, key: str) -> GatewayConfig:
-    keys = (KeyConfig(id="new", sha256=key_sha256(key)),)
+    keys = (KeyConfig(id="new", sha256=key_sha256(key), role=KeyRole.OPERATOR),)
     return msgspec.structs.replace(config, tenants=(TenantConfig(name="team", keys=keys),))
 
 
@@ -234,6 +234,15 @@ async def log_says(process: asyncio.subprocess.Process, pattern: str) -> str:
     raise AssertionError(f"the log never says {pattern!r}")
 
 
+async def reloads(channel: grpc.aio.Channel, key: str) -> list[tuple[str, str]]:
+    """Who reloaded, and what changed, as the audit log has it."""
+    stub = admin_pb2_grpc.AdminServiceStub(channel)
+    found = await stub.ListAuditEvents(
+        admin_pb2.ListAuditEventsRequest(), metadata=(("x-api-key", key),)
+    )
+    return [(event.actor, event.after_json) for event in found.events if event.action == "Reload"]
+
+
 async def test_sighup_reloads_and_sigterm_drains(sim: SimulatedVllm, tmp_path: Path) -> None:
     path = tmp_path / "moegate.yaml"
     config = with_server(serving.config(pools=[serving.pool([sim.url])]), drain_delay_s=0.5)
@@ -249,6 +258,7 @@ async def test_sighup_reloads_and_sigterm_drains(sim: SimulatedVllm, tmp_path: P
         path.write_bytes(msgspec.yaml.encode(with_key(config, "mg-new")))
         process.send_signal(signal.SIGHUP)
         await log_says(process, "reloaded")
+        assert await reloads(ch, "mg-new") == [("signal:HUP", '{"changes": ["tenants"]}')]
         metadata = (("x-api-key", "mg-new"),)
         request = chat_request(max_output_tokens=600, ignore_eos=True)
         call = stub.Generate(request, metadata=metadata)
@@ -280,6 +290,7 @@ async def test_a_changed_file_is_put_into_force_without_a_signal(
         path.write_bytes(msgspec.yaml.encode(with_key(config, "mg-new")))
         await log_says(process, "reloaded")
         assert (await stub.ListModels(LIST, metadata=(("x-api-key", "mg-new"),))).models
+        assert await reloads(ch, "mg-new") == [("watch:files", '{"changes": ["tenants"]}')]
 
 
 async def test_a_second_signal_ends_the_waiting(sim: SimulatedVllm, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.doors.console": (
         *("gateway.domain", "gateway.config", "gateway.auth.*", "gateway.delivery"),
         *("gateway.doors.entry", "gateway.doors.http.listening", "gateway.translation", GRPC),
-        "gateway.accounting.reports",
+        *("gateway.accounting.reports", "scheduler.limits"),
     ),
     # Puts the parts together, and the process around them.
     "gateway.runtime": (*BELOW_DOORS, "gateway.telemetry"),

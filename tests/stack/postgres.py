@@ -35,6 +35,11 @@ class Postgres:
         """Address of its only database."""
         return f"postgresql://{USER}:{self.password}@127.0.0.1:{self.port}/postgres"
 
+    @property
+    def postmaster_pid(self) -> int:
+        """Id of its first process."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
     async def new_database(self, name: str) -> str:
         """An empty database of this name; returns its address."""
         connection = await asyncpg.connect(self.dsn)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from itertools import chain, pairwise
 from typing import TypeVar
 
 from gateway.accounting.prices.row_time import in_window, next_edge, span
+from gateway.config.ledger import nano_usd
 from gateway.config.price_rows import (
     CatalogFile,
     ContextTier,
@@ -25,7 +25,6 @@ from gateway.config.price_rows import (
 )
 from scheduler.pricing import RateTier, TokenRates
 
-NANO_USD = 1_000_000_000
 """Of one US dollar."""
 
 _Row = TypeVar("_Row", bound=Validity)
@@ -128,8 +127,8 @@ class Prices:
         for key in ((pool, gpu), ("", gpu)):
             row = _active(self._gpu_hours.get(key, ()), at_s)
             if row is not None:
-                nano_usd = int(Decimal(row.usd_per_gpu_hour) * NANO_USD)
-                return GpuPrice(row_id=row.id, nano_usd_per_gpu_hour=nano_usd)
+                per_hour = nano_usd(row.usd_per_gpu_hour)
+                return GpuPrice(row_id=row.id, nano_usd_per_gpu_hour=per_hour)
         return None
 
     def gpu_segments(
@@ -184,18 +183,14 @@ def _rates(row_id: str, prices: TokenPrices, tiers: tuple[ContextTier, ...]) -> 
 
 
 def _tier(context_over_tokens: int, prices: TokenPrices) -> RateTier:
-    base = _nano_usd(prices.input)
-    write = base if prices.cache_write is None else _nano_usd(prices.cache_write)
+    base = nano_usd(prices.input)
+    write = base if prices.cache_write is None else nano_usd(prices.cache_write)
     long_write = prices.long_cache_write
     return RateTier(
         context_over_tokens=context_over_tokens,
         uncached_input=base,
-        cached_input=base if prices.cached_input is None else _nano_usd(prices.cached_input),
+        cached_input=base if prices.cached_input is None else nano_usd(prices.cached_input),
         cache_write=write,
-        long_cache_write=None if long_write is None else _nano_usd(long_write),
-        output=_nano_usd(prices.output),
+        long_cache_write=None if long_write is None else nano_usd(long_write),
+        output=nano_usd(prices.output),
     )
-
-
-def _nano_usd(usd: str) -> int:
-    return int(Decimal(usd) * NANO_USD)

@@ -19,6 +19,7 @@ import yaml
 
 from gateway.accounting.prices.catalog import Prices, remote_key
 from gateway.accounting.prices.row_time import unix_s
+from gateway.config.ledger import usd_text
 from gateway.config.price_rows import CatalogFile, ContextTier, RemoteRow, TokenPrices, Window
 from scheduler.pricing import RateTier
 
@@ -186,7 +187,7 @@ def differences(current: Prices, drafted: CatalogFile, today: datetime.date) -> 
 
 def _shown(tier: RateTier) -> str:
     amounts = (tier.uncached_input, tier.cached_input, tier.output)
-    return "{} / {} / {}".format(*(f"{Decimal(amount) / 10**9:f}" for amount in amounts))
+    return "{} / {} / {}".format(*(usd_text(amount) for amount in amounts))
 
 
 def as_yaml(catalog: CatalogFile) -> str:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
-from gateway.accounting.prices.catalog import NANO_USD, Prices
+from gateway.accounting.prices.catalog import Prices
 from gateway.accounting.prices.file import load_catalog, starter_catalog
 from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig
+from gateway.config.ledger import nano_usd
 from gateway.config.prices import PricesConfig
 from gateway.config.problems import Problem, nearest, problem
 from scheduler.contract import PlacementKind
@@ -97,7 +98,7 @@ def _remote(placement: Placement, remote: RemoteConfig, prices: Prices, at_s: fl
 def group_nano_usd_per_hour(pool: PoolConfig, prices: Prices, at_s: float) -> int | None:
     """Price of a replica of a pool for an hour. The field of the pool precedes the catalog."""
     if pool.gpu.usd_per_gpu_hour is not None:
-        return int(Decimal(pool.gpu.usd_per_gpu_hour) * NANO_USD) * pool.gpu.count
+        return nano_usd(pool.gpu.usd_per_gpu_hour) * pool.gpu.count
     price = prices.gpu_price(pool.name, pool.gpu.type, at_s)
     return None if price is None else price.nano_usd_per_gpu_hour * pool.gpu.count
 

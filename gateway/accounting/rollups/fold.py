@@ -7,7 +7,7 @@ that share a database take turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from gateway.accounting.ledger.database import Dialect, Tx
 from gateway.accounting.rollups.calendar import DAY_HOURS, HOUR_US, months
@@ -56,17 +56,38 @@ async def _add(tx: Tx, epoch: str, after: int, last: int) -> None:
     )
     if first_us is None:
         return  # deleted meanwhile
-    hour = f"ended_unix_us / {HOUR_US}"
-    day = f"ended_unix_us / {HOUR_US * DAY_HOURS} * {DAY_HOURS}"
-    month = start_expression(months(first_us // HOUR_US, last_us // HOUR_US + 1), hour)
-    values = (epoch, after, last)
-    for span, starts in ((Span.HOUR, hour), (Span.DAY, day), (Span.MONTH, month)):
-        await tx.run(_spend(tx.dialect, span, starts), *values)
-    await tx.run(_of_tenants(tx.dialect, hour), *values)
+    day = f"hour / {DAY_HOURS} * {DAY_HOURS}"
+    month = start_expression(months(first_us // HOUR_US, last_us // HOUR_US + 1), "hour")
+    await _run(tx, list(_additions(tx.dialect, day, month)), (epoch, after, last))
+
+
+async def _run(tx: Tx, additions: Sequence[str], values: tuple[object, ...]) -> None:
+    """Runs statements that read the rows of a piece, which are read and taken apart once."""
+    columns = [*DIMENSIONS, "session_id", "end_user", "labels"]
+    columns += [f"ended_unix_us / {HOUR_US} AS hour"]
+    columns += [f"{sql} AS {name}_of_row" for name, sql in of_rows(tx.dialect).items()]
+    piece = f"SELECT {', '.join(columns)} FROM attempt WHERE {_PIECE}"
+    match tx.dialect:
+        case Dialect.SQLITE:
+            await tx.run(f"CREATE TEMP TABLE piece AS {piece}", *values)
+            for statement in additions:
+                await tx.run(statement)
+            await tx.run("DROP TABLE piece")
+        case Dialect.POSTGRES:
+            # One statement changes no row twice: each addition has periods or tags of its own.
+            parts = ", ".join(f"a{i} AS ({statement})" for i, statement in enumerate(additions))
+            await tx.run(f"WITH piece AS MATERIALIZED ({piece}), {parts} SELECT 1", *values)
+
+
+def _additions(dialect: Dialect, day: str, month: str) -> Iterator[str]:
+    """Statements that add a piece to the roll-ups. `day`, `month`: SQL of their first hours."""
+    for span, starts in ((Span.HOUR, "hour"), (Span.DAY, day), (Span.MONTH, month)):
+        yield _spend(span, starts)
+    yield _of_tenants()
     for span, starts in ((Span.DAY, day), (Span.MONTH, month)):
         for tag, column in ((SESSION_TAG, "session_id"), (END_USER_TAG, "end_user")):
-            await tx.run(_tagged(tx.dialect, span, starts, tag, column), *values)
-        await tx.run(_labelled(tx.dialect, span, starts), *values)
+            yield _tagged(span, starts, tag, column)
+        yield _labelled(dialect, span, starts)
 
 
 def start_expression(periods: Iterable[tuple[int, int]], hour: str) -> str:
@@ -79,48 +100,43 @@ def start_expression(periods: Iterable[tuple[int, int]], hour: str) -> str:
     return f"CASE {cases} END"
 
 
-def _spend(dialect: Dialect, span: Span, starts: str) -> str:
-    return _upsert(dialect, "spend", ("span", "starts_hour", *DIMENSIONS), (str(int(span)), starts))
+def _spend(span: Span, starts: str) -> str:
+    return _upsert("spend", ("span", "starts_hour", *DIMENSIONS), (str(int(span)), starts))
 
 
-def _of_tenants(dialect: Dialect, starts: str) -> str:
+def _of_tenants() -> str:
     blank = ["tenant" if name == "tenant" else "''" for name in DIMENSIONS]
-    constants = (str(int(Span.TENANT_HOUR)), starts, *blank)
-    return _upsert(dialect, "spend", ("span", "starts_hour", *DIMENSIONS), constants)
+    constants = (str(int(Span.TENANT_HOUR)), "hour", *blank)
+    return _upsert("spend", ("span", "starts_hour", *DIMENSIONS), constants)
 
 
 _TAG_KEYS = ("span", "tag", "starts_hour", *TAG_DIMENSIONS)
 
 
-def _tagged(dialect: Dialect, span: Span, starts: str, tag: str, value: str) -> str:
-    constants = (str(int(span)), f"'{tag}'", starts, value)
-    return _upsert(dialect, "tagged_spend", _TAG_KEYS, constants)
+def _tagged(span: Span, starts: str, tag: str, value: str) -> str:
+    return _upsert("tagged_spend", _TAG_KEYS, (str(int(span)), f"'{tag}'", starts, value))
 
 
 def _labelled(dialect: Dialect, span: Span, starts: str) -> str:
     """Adds each row once for each of its labels."""
     constants = (str(int(span)), f"'{LABEL_TAG}' || label.key", starts, "label.value")
-    source = f"attempt CROSS JOIN {LABELS[dialect]}"
+    source = f"piece AS attempt CROSS JOIN {LABELS[dialect]}"
     if dialect is Dialect.POSTGRES:
-        source = f"attempt CROSS JOIN LATERAL {LABELS[dialect]}"
-    return _upsert(dialect, "tagged_spend", _TAG_KEYS, constants, source)
+        source = f"piece AS attempt CROSS JOIN LATERAL {LABELS[dialect]}"
+    return _upsert("tagged_spend", _TAG_KEYS, constants, source)
 
 
 def _upsert(
-    dialect: Dialect,
-    table: str,
-    keys: tuple[str, ...],
-    constants: tuple[str, ...],
-    source: str = "attempt",
+    table: str, keys: tuple[str, ...], constants: tuple[str, ...], source: str = "piece"
 ) -> str:
     """Adds the sums of a piece. `constants`: SQL of the first keys; the others are columns."""
-    sums = [f"CAST(COALESCE(SUM({sql}), 0) AS BIGINT)" for sql in of_rows(dialect).values()]
+    sums = [f"CAST(COALESCE(SUM({name}_of_row), 0) AS BIGINT)" for name in SUMS]
     grouped = [*constants, *keys[len(constants) :]]
     # Constants may not be grouped by: PostgreSQL takes a number for a position.
     by = ", ".join(str(number) for number in range(1, len(keys) + 1))
     added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
     return (
         f"INSERT INTO {table} ({', '.join([*keys, *SUMS])})"
-        f" SELECT {', '.join([*grouped, *sums])} FROM {source} WHERE {_PIECE} GROUP BY {by}"
+        f" SELECT {', '.join([*grouped, *sums])} FROM {source} WHERE true GROUP BY {by}"
         f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {added}"
     )

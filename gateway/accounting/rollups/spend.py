@@ -157,17 +157,19 @@ async def spend(
             " + ".join(f"COALESCE(SUM({name}), 0)" for name in _ORDERED[order]) + " DESC"
         )
     ordered += [name for name in names if name not in ordered]
-    sources = query.sources(await tx.rows(NEW_ROWS))
-    parts = f"FROM ({' UNION ALL '.join(sources)}) AS parts"
+    new_rows = await tx.rows(NEW_ROWS)
     grouped = f"GROUP BY {', '.join(names)} ORDER BY {', '.join(ordered)}" if names else ""
-    chosen = ""
+    grouped += f" LIMIT {int(limit)}"
+    first_of_all = chosen = ""
     if order is not Order.GROUP and not is_by_time and query.reads_tags:
         # Tags have very many values. Which of them come first is found with one sum for each; all
         # sums of each value would take three times as long.
-        top = f"SELECT {', '.join(keys)} {parts} {grouped} LIMIT {int(limit)}"
-        chosen = f" WHERE ({', '.join(values)}) IN (SELECT {', '.join(names)} FROM ({top}) AS top)"
-    sql = f"SELECT {', '.join([*keys, *columns])} {parts}{chosen} {grouped}"
-    found = await tx.rows(f"{sql} LIMIT {int(limit)}", *query.values)
+        parts = " UNION ALL ".join(query.sources(new_rows, _ORDERED[order]))
+        first_of_all = f"WITH top AS (SELECT {', '.join(keys)} FROM ({parts}) AS parts {grouped}) "
+        chosen = f"SELECT {', '.join(names)} FROM top"
+    parts = " UNION ALL ".join(query.sources(new_rows, SUMS, values, chosen))
+    sql = f"{first_of_all}SELECT {', '.join([*keys, *columns])} FROM ({parts}) AS parts {grouped}"
+    found = await tx.rows(sql, *query.values)
     return await tx.computed(lambda: [_spend(row, groups) for row in found])
 
 
@@ -210,30 +212,36 @@ class _Query:
         """The name of a tag's values in the sources; empty: the group is no tag."""
         return f"t{self._tag_groups.index(group)}" if group in self._tag_groups else ""
 
-    def sources(self, new_rows: Sequence[Row]) -> Iterator[str]:
-        """SELECTs with the hour, the columns to group by, and the sums. `new_rows`: those of
-        `NEW_ROWS`."""
+    def sources(
+        self,
+        new_rows: Sequence[Row],
+        sums: Sequence[str],
+        keys: Sequence[str] = (),
+        chosen: str = "",
+    ) -> Iterator[str]:
+        """SELECTs with the hour, the columns to group by, and some of `SUMS`. `new_rows`: those of
+        `NEW_ROWS`. `chosen`: a query of the values that `keys` must have; empty: any."""
         columns = sorted(self._columns)
-        kept = ", ".join(["starts_hour AS hour", *columns, *self._tag_columns("value"), *SUMS])
+        kept = ", ".join(["starts_hour AS hour", *columns, *self._tag_columns("value"), *sums])
         table = "tagged_spend" if self._tags else "spend"
         for tile in self.tiles.whole:
             where = self._between("starts_hour", tile.from_hour, tile.to_hour)
             where += f" AND span = {int(self._stored(tile.span))}"
             if self._tags:
                 where += f" AND tag = {self._value(self._tags[0][0])}"
+            where += self._among(keys, chosen, "value")
             yield f"SELECT {kept} FROM {table} WHERE {where}{self._filters()}"
-        sums = [f"{sql} AS {name}" for name, sql in self._rows.items()]
+        of_row = [f"{self._rows[name]} AS {name}" for name in sums]
         single = ", ".join(
-            [f"ended_unix_us / {HOUR_US} AS hour", *columns, *self._tag_columns(""), *sums]
+            [f"ended_unix_us / {HOUR_US} AS hour", *columns, *self._tag_columns(""), *of_row]
         )
+        among = f"{self._labelled}{self._among(keys, chosen, '')}{self._filters()}"
         for from_us, to_us in self.tiles.edges:
             where = self._between("ended_unix_us", from_us, to_us)
-            where += self._labelled
-            yield f"SELECT {single} FROM attempt WHERE {where}{self._filters()}"
+            yield f"SELECT {single} FROM attempt WHERE {where}{among}"
         if not self.tiles.whole or not new_rows:
             return
-        rest = self._between("ended_unix_us", *self.tiles.whole_us)
-        rest += f"{self._labelled}{self._filters()}"
+        rest = f"{self._between('ended_unix_us', *self.tiles.whole_us)}{among}"
         if len(new_rows) > MOST_RANGES:  # while an old ledger is summed for the first time
             yield (
                 f"SELECT {single} FROM fold CROSS JOIN attempt WHERE attempt.epoch = fold.epoch"
@@ -252,6 +260,13 @@ class _Query:
 
     def _tag_columns(self, kept: str) -> list[str]:
         return [f"{kept or sql} AS t{i}" for i, (_, sql) in enumerate(self._tags)]
+
+    def _among(self, keys: Sequence[str], chosen: str, kept: str) -> str:
+        """SQL of the condition that the groups are chosen ones. `kept`: see `_tag_columns`."""
+        if not chosen:
+            return ""
+        tags = {f"t{i}": kept or sql for i, (_, sql) in enumerate(self._tags)}
+        return f" AND ({', '.join(tags.get(key, key) for key in keys)}) IN ({chosen})"
 
     def _filters(self) -> str:
         return "".join(

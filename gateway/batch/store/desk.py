@@ -204,12 +204,12 @@ class BatchDesk:
 
     async def job(self, owner: Owner, job_id: str) -> Job:
         """See `BatchPort`."""
-        return await self._read(lambda tx: jobs.find_job(tx, owner.tenant, job_id))
+        return await self._read(lambda tx: jobs.find_job(tx, owner.seen, job_id))
 
     async def jobs(self, owner: Owner, query: PageQuery) -> JobPage:
         """See `BatchPort`."""
         _check_page(query)
-        return await self._read(lambda tx: jobs.list_jobs(tx, owner.tenant, query))
+        return await self._read(lambda tx: jobs.list_jobs(tx, owner.seen, query))
 
     async def cancel(self, owner: Owner, job_id: str) -> Job:
         """See `BatchPort`."""

@@ -115,29 +115,33 @@ async def insert_job(tx: Tx, job: Job, bounds: BatchConfig) -> None:
     )
 
 
-async def find_job(tx: Tx, tenant: str, job_id: str) -> Job:
-    """Returns a job of the tenant. Raises BatchRefused (NOT_FOUND)."""
-    found = await tx.rows(
-        f"SELECT {_COLUMNS} FROM batch_job WHERE job_id = $1 AND tenant = $2", job_id, tenant
-    )
+async def find_job(tx: Tx, tenant: str | None, job_id: str) -> Job:
+    """Returns a job of the tenant; None: of any. Raises BatchRefused (NOT_FOUND)."""
+    found = await tx.rows(f"SELECT {_COLUMNS} FROM batch_job WHERE job_id = $1", job_id)
+    found = [row for row in found if tenant in (None, row[1])]
     if not found:
         text = f"there is no batch {job_id[:80]!r}: see the list of batches"
         raise BatchRefused(BatchReason.NOT_FOUND, text, "batch_id")
     return job_of(found[0])
 
 
-async def list_jobs(tx: Tx, tenant: str, query: PageQuery) -> JobPage:
-    """Lists the tenant's jobs, newest first. Raises BatchRefused (NOT_FOUND) for an unknown
-    `after`."""
+async def list_jobs(tx: Tx, tenant: str | None, query: PageQuery) -> JobPage:
+    """Lists the tenant's jobs, newest first; None: of all tenants. Raises BatchRefused (NOT_FOUND)
+    for an unknown `after`."""
     edge = (0, "")
     if query.after:
         after = await find_job(tx, tenant, query.after)
         edge = (after.created_unix_us, after.job_id)
+    values: list[object] = [*edge, query.limit + 1]
+    of_tenant = ""
+    if tenant is not None:
+        of_tenant = "tenant = $4 AND "
+        values.append(tenant)
     found = await tx.rows(
-        f"SELECT {_COLUMNS} FROM batch_job WHERE tenant = $1 AND ($3 = '' OR"
-        " created_unix_us < $2 OR (created_unix_us = $2 AND job_id < $3))"
-        " ORDER BY created_unix_us DESC, job_id DESC LIMIT $4",
-        *(tenant, *edge, query.limit + 1),
+        f"SELECT {_COLUMNS} FROM batch_job WHERE {of_tenant}($2 = '' OR"
+        " created_unix_us < $1 OR (created_unix_us = $1 AND job_id < $2))"
+        " ORDER BY created_unix_us DESC, job_id DESC LIMIT $3",
+        *values,
     )
     jobs = tuple(map(job_of, found[: query.limit]))
     return JobPage(jobs=jobs, has_more=len(found) > query.limit)

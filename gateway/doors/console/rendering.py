@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 
 import jinja2
@@ -15,11 +14,12 @@ from gateway.doors.console.assets import Assets
 from gateway.doors.console.filters import FILTERS, GLOBALS
 from gateway.doors.console.routes import REFRESH_S, Live, Page
 from gateway.doors.console.visits import Visit
+from scheduler.limits.tenant_store import TenantStore
 
 LIVE_HEADER = "X-Moegate-Live"
 """Header of the script's requests for the live part of a page."""
 MOST_SHARED = 512
-"""Live parts that are kept at once."""
+"""Live parts that are kept at once; of more than that, the tenant with most loses its oldest."""
 
 
 class Rendering:
@@ -28,7 +28,8 @@ class Rendering:
     def __init__(self, pages: tuple[Page, ...], assets: Assets, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._navigation = [page for page in pages if page.name]
-        self._shared: OrderedDict[Hashable, tuple[float, asyncio.Task[str]]] = OrderedDict()
+        self._shared: TenantStore[Hashable, tuple[float, asyncio.Task[str]]]
+        self._shared = TenantStore(MOST_SHARED)
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("gateway.doors.console"),
             autoescape=True,
@@ -73,15 +74,13 @@ class Rendering:
         if kept is None or kept[0] + oldest_s <= self._clock():
             making = asyncio.create_task(self._make(live, visit))
             making.add_done_callback(_retrieve)
-            self._shared[key] = kept = (self._clock(), making)
-            self._shared.move_to_end(key)
-            while len(self._shared) > MOST_SHARED:
-                self._shared.popitem(last=False)
+            kept = (self._clock(), making)
+            self._shared.put(visit.visitor.caller.tenant, key, kept)
         try:
             return await asyncio.shield(kept[1])
         except Exception:
             if self._shared.get(key) is kept:
-                del self._shared[key]  # the next viewer asks again
+                self._shared.pop(key)  # the next viewer asks again
             raise
 
     async def _make(self, live: Live, visit: Visit) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from gateway.config.limits import LimitsConfig
 from gateway.doors.entry.calls_in_progress import RETRY_S
@@ -27,17 +27,20 @@ TENANT = "TENANT_RPCS"
 
 class TenantCalls:
     """The calls of all tenants. `limits`: those in force. `refused` receives the reason of every
-    refusal."""
+    refusal. `tenants`: those that there are now; what is kept of others is given back when a tenant
+    calls that had not called before."""
 
     def __init__(
         self,
         port: SchedulerPort,
         limits: Callable[[], LimitsConfig],
         refused: Callable[[str], None],
+        tenants: Callable[[], Collection[str]],
     ) -> None:
         self._port = port
         self._limits = limits
         self._refused = refused
+        self._tenants = tenants
         self._most: dict[str, int] = {}
         """The bound that each tenant had at its last call."""
         self._kept: dict[str, int] = {}
@@ -48,6 +51,8 @@ class TenantCalls:
         of all tenants. Raises CallRefused, and then counts nothing."""
         most = own_most or self._limits().tenant_rpcs
         if most != self._most.get(tenant):
+            if tenant not in self._most:
+                self._forget_gone()
             # Slots that were kept under another bound may be too many.
             self._most[tenant] = most
             self._keep(tenant, 0)
@@ -66,7 +71,13 @@ class TenantCalls:
     def _end(self, tenant: str, _: asyncio.Task[object]) -> None:
         kept = self._kept.get(tenant, 0) + 1
         self._kept[tenant] = kept
-        self._keep(tenant, self._most[tenant] // KEPT_PARTS)
+        self._keep(tenant, self._most.get(tenant, 0) // KEPT_PARTS)
+
+    def _forget_gone(self) -> None:
+        """Forgets tenants that were deleted. Their calls in progress go on."""
+        for tenant in self._most.keys() - set(self._tenants()):
+            self._keep(tenant, 0)
+            del self._most[tenant]
 
     def _keep(self, tenant: str, most: int) -> None:
         """Gives back what is kept beyond `most` slots."""

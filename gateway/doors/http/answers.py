@@ -9,13 +9,13 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
+from gateway.config.ledger import usd_text
 from gateway.delivery.unread import UnreadOutput, write_within
 from gateway.domain.choice_assembler import ChoiceAssembler
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import ChoiceDelta, Chunk
 from gateway.domain.outcomes import Finished, PartialOutput, RequestRefused
 from gateway.domain.pooling import Scores, Vectors
-from gateway.doors.http.costs import usd_text
 from gateway.doors.http.errors import HttpError, from_outcome, unread
 from gateway.doors.http.exchange import Exchange
 from gateway.doors.http.sse import EventStream

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from decimal import Decimal
 
 import msgspec
 
+from gateway.config.ledger import nano_usd
 from gateway.domain.hops import HOPS_METADATA, MAX_HOPS, MAX_HTTP_HOPS
 from gateway.domain.request_bounds import MAX_ID_BYTES, MAX_NANO_USD, REQUEST_ID
 from gateway.domain.tags import is_end_user, labels_json
@@ -28,7 +28,6 @@ SESSION_HEADERS = (
 and old), OpenCode."""
 LONGEST_S = 86_400.0
 MOST_PRIORITY = 10
-NANO = 1_000_000_000
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s)?\Z")
 _USD = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?\Z")
 _CLASS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
@@ -74,9 +73,7 @@ def terms_of(headers: Mapping[str, str]) -> Terms:
     request_id = given.get("request-id", "")
     if request_id and REQUEST_ID.match(request_id) is None:
         raise _fault("request-id", request_id, 'give at most 128 letters, digits or "._:-"')
-    idempotency_key = headers.get("idempotency-key", "")
-    if len(idempotency_key.encode()) > MAX_ID_BYTES:
-        raise invalid("idempotency-key", f"{len(idempotency_key)} bytes: at most {MAX_ID_BYTES}")
+    idempotency_key = _idempotency_key(headers.get("idempotency-key", ""))
     return Terms(
         request_id=request_id,
         remaining_s=_seconds("deadline", given),
@@ -113,6 +110,16 @@ def session_of(headers: Mapping[str, str]) -> str:
 def is_session_id(text: str) -> bool:
     """Whether the text can name a conversation in the ledger."""
     return 0 < len(text) <= MAX_ID_BYTES and text.isascii() and text.isprintable()
+
+
+def _idempotency_key(text: str) -> str:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise invalid("idempotency-key", "it is no UTF-8: send it in that encoding") from None
+    if size > MAX_ID_BYTES:
+        raise invalid("idempotency-key", f"{size} bytes: at most {MAX_ID_BYTES}")
+    return text
 
 
 def _end_user(text: str) -> str:
@@ -175,7 +182,7 @@ def _data_policy(text: str | None) -> tuple[bool, frozenset[str]]:
 def _max_cost(text: str | None) -> int | None:
     if text is None:
         return None
-    if _USD.match(text) is None or not 0 < (cost := int(Decimal(text) * NANO)) < MAX_NANO_USD:
+    if _USD.match(text) is None or not 0 < (cost := nano_usd(text)) < MAX_NANO_USD:
         raise _fault("max-cost", text, "give US dollars above 0 such as 0.05")
     return cost
 

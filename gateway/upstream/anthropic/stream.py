@@ -30,7 +30,7 @@ from gateway.upstream.anthropic.usage import UsageCounts
 from gateway.upstream.finish_words import finish_of
 from gateway.upstream.half_characters import HalfCharacters
 from gateway.upstream.http.failures import error_event, failure_of_event
-from gateway.upstream.lenient import Fitting, NotJson, read_json
+from gateway.upstream.lenient import Fitting, NotJson, is_heartbeat, read_json
 from gateway.upstream.token_estimate import estimated_tokens
 from gateway.upstream.tool_calls import CallPiece, ToolCallNormaliser
 from gateway.upstream.usage_claims import Seen, judged
@@ -145,6 +145,8 @@ class MessageDecoder:
 
     def _add_leniently(self, payload: bytes) -> None:
         """Adds an event that strict decoding refuses. Raises UpstreamFailure: it is no event."""
+        if is_heartbeat(payload):
+            return
         fitting = Fitting()
         try:
             event = fitting.struct(wire.Event, read_json(payload))
@@ -159,7 +161,7 @@ class MessageDecoder:
         self._add(event, payload, halves=True)
 
     def _add(self, event: wire.Event, payload: bytes, *, halves: bool = False) -> None:
-        match event.type:
+        match event.type or _kind_by_fields(event):
             case "content_block_delta" if event.delta is not None:
                 self._add_delta(event.index or 0, event.delta, halves)
             case "content_block_start" if event.content_block is not None:
@@ -310,3 +312,14 @@ class MessageDecoder:
             model=self._model,
             response_id=self._response_id,
         )
+
+
+def _kind_by_fields(event: wire.Event) -> str:
+    """The type of an event that has none; empty: it has no field of one."""
+    if event.content_block is not None:
+        return "content_block_start"
+    delta = event.delta
+    if delta is None:
+        return "message_start" if isinstance(event.message, wire.Message) else ""
+    has_output = delta.text or delta.thinking or delta.partial_json or delta.signature
+    return "content_block_delta" if has_output else "message_delta"

@@ -22,7 +22,7 @@ from gateway.domain.generation import (
 )
 from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds, shortened
 from gateway.upstream.http.failures import error_event, failure_of_event
-from gateway.upstream.lenient import Fitting, NotJson, read_json
+from gateway.upstream.lenient import Fitting, NotJson, is_heartbeat, read_json
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.choice import ChoiceDecoder
 from gateway.upstream.openai.usage import UsageTotals, claim_of, engine_times
@@ -99,10 +99,7 @@ class StreamDecoder:
                 self.ended = self._complete = True
             elif payload:
                 try:
-                    try:
-                        self._add(wire.decode_frame(payload), payload)
-                    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                        self._add_leniently(payload)
+                    self._add_payload(payload)
                 except UpstreamFailure as failure:
                     self._fail(failure)
         deltas, output_tokens = [], 0
@@ -168,17 +165,33 @@ class StreamDecoder:
         if not self.finished:  # what comes after a complete answer does not destroy it
             self._failure = failure
 
+    def _add_payload(self, payload: bytes) -> None:
+        try:
+            self._add(wire.decode_frame(payload), payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self._add_leniently(payload)
+
     def _add_leniently(self, payload: bytes) -> None:
         """Adds an event that strict decoding refuses. Raises UpstreamFailure: it is no event."""
+        if is_heartbeat(payload):
+            return
         try:
             value = read_json(payload)
         except NotJson:
             if payload.decode("utf-8", "replace").strip() in _DONE:
                 self.ended = self._complete = True
                 return
+            if b"\n" in payload:  # events without an empty line between them
+                for line in payload.split(b"\n"):
+                    if line and not self.ended:
+                        self._add_payload(line)
+                return
             value = None
-        if isinstance(value, list) and value:
-            value = value[0]  # Gemini sends errors in an array
+        # Gemini sends errors in an array. Of several events, each is read.
+        for each in value if isinstance(value, list) else (value,):
+            self._add_value(each, payload)
+
+    def _add_value(self, value: object, payload: bytes) -> None:
         fitting = Fitting()
         frame = fitting.struct(wire.Frame, value)
         if frame is None:

@@ -81,7 +81,7 @@ def claim_of(usage: wire.Usage) -> Claim:
 
     Most servers count like that. Those that count one beside give themselves away by a
     `total_tokens` that is larger by just as much (xAI's reasoning tokens do that), or by more
-    cached or written tokens than prompt.
+    cached or written tokens than prompt. What else a total has (Gemini's thinking) is unnamed.
     """
     prompt = _first(usage.prompt_tokens, usage.input_tokens)
     completion = _first(usage.completion_tokens, usage.output_tokens)
@@ -108,6 +108,9 @@ def claim_of(usage: wire.Usage) -> Claim:
         long = larger(None, creation.ephemeral_1h_input_tokens)
         short = larger(None, creation.ephemeral_5m_input_tokens)
         written = (short or 0) + (long or 0) if written is None else written
+    unnamed = 0
+    if prompt is not None and completion is None and written and written > prompt - (cached or 0):
+        prompt += written
     if prompt is not None and completion is not None:
         beside = (total or 0) - prompt - completion
         both = (reasoning or 0) + (cached or 0)
@@ -115,9 +118,14 @@ def claim_of(usage: wire.Usage) -> Claim:
             completion += reasoning
             beside -= reasoning
         if cached and (cached > prompt or beside == cached):
-            prompt += cached
-    if prompt is not None and written and written > prompt - (cached or 0):
-        prompt += written
+            # As Anthropic counts, the prompt is without what was written, too.
+            written_too = written if written and cached > prompt and beside != cached else 0
+            prompt += cached + written_too
+            beside -= cached + written_too
+        if written and (written > prompt - (cached or 0) or beside == written):
+            prompt += written
+            beside -= written
+        unnamed = max(0, beside)
     if written is not None and long is not None:
         long = min(long, written)
         written -= long
@@ -128,6 +136,7 @@ def claim_of(usage: wire.Usage) -> Claim:
         reasoning_tokens=reasoning,
         cache_write_tokens=written,
         long_cache_write_tokens=long,
+        unnamed_tokens=unnamed,
     )
 
 

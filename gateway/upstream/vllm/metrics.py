@@ -2,9 +2,10 @@
 
 The names are those of vLLM 0.32. Values of several data-parallel ranks (label `engine`) are added
 up, and the cache usage is their mean; where the ranks are placements, each has its own report. A
-page without the two gauges of requests is an error, since it does not show that the engine is idle:
-vLLM creates them at the first request at the latest, and the prober sends one before it reads. Any
-other absent series is unknown, which is None; those of speculative decoding exist only with it.
+page without the two gauges of requests of a rank is an error, since it does not show that the
+engine is idle: vLLM creates them at the first request at the latest, and the prober sends one
+before it reads. Any other series that a rank lacks, or that is no count, is unknown, which is None;
+those of speculative decoding exist only with it. A series that comes twice counts once.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ _WANTED = frozenset(
     )
 )
 _LABEL = re.compile(rb'[{,](block_size|num_gpu_blocks|kv_cache_size_tokens)="([0-9]{1,15})"')
+_SERIES = re.compile(rb'([^\s{]+(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?)[ \t]+([^\s]+)')
+"""A line: the series with its labels, and its value; a time or an example may follow."""
 _RANK = re.compile(rb'[{,]engine="([0-9]{1,9})"')
 _MOST = 1e15
 """Larger values are absurd, and their sums would not stay finite."""
@@ -71,8 +74,7 @@ def parse_metrics(
 ) -> EngineReport:
     """The report of one engine. Lines of other series are skipped. Raises BadMetrics."""
     wanted = [line for line in _lines(text) if line[: _name_end(line)] in _WANTED]
-    ranks = sum(line.startswith(_CACHE_CONFIG) for line in wanted)
-    return _report(wanted, placement, at_s, context_tokens, ranks)
+    return _report(wanted, placement, at_s, context_tokens)
 
 
 def _lines(text: bytes) -> list[bytes]:
@@ -91,46 +93,65 @@ def _lines(text: bytes) -> list[bytes]:
 
 
 def _report(
-    lines: Sequence[bytes], placement: str, at_s: float, context_tokens: int | None, ranks: int
+    lines: Sequence[bytes],
+    placement: str,
+    at_s: float,
+    context_tokens: int | None,
+    of_ranks: int | None = None,
 ) -> EngineReport:
-    """`lines`: those of `_WANTED` that belong to the placement; `ranks`: ranks of the server."""
+    """`lines`: those of `_WANTED` that belong to the placement; `of_ranks`: ranks of the server, if
+    the placement is one of them."""
     values: defaultdict[bytes, list[float]] = defaultdict(list)
-    capacities: list[int | None] = []
-    for line in lines:
-        name = line[: _name_end(line)]
+    configs: list[bytes] = []
+    for series, value in _values(lines).items():
+        name = series.partition(b"{")[0]
         if name == _CACHE_CONFIG:
-            capacities.append(_kv_capacity_tokens(line, ranks))
+            configs.append(series)
         else:
-            values[name].append(_value(line))
-    if missing := [name.decode() for name in (_RUNNING, _WAITING) if not values[name]]:
+            values[name].append(value)
+    running, waiting = values[_RUNNING], values[_WAITING]
+    ranks = max(len(running), len(waiting))
+    gauges = ((_RUNNING, running), (_WAITING, waiting))
+    if missing := [name.decode() for name, its in gauges if not its or len(its) < ranks]:
         raise BadMetrics(f"the page of metrics lacks {' and '.join(missing)} of {placement}")
-    told = [capacity for capacity in capacities if capacity]
-    usages = values[_KV_USAGE]
+
+    def known(name: bytes) -> list[float]:
+        """Values of a series; empty: not all ranks tell one."""
+        its = values[name]
+        return its if len(its) >= ranks and not any(map(math.isnan, its)) else []
+
+    usages = [usage for usage in known(_KV_USAGE) if usage <= 1]
+    if len(usages) < len(values[_KV_USAGE]):
+        usages = []  # no fraction
     counts: dict[str, Any] = {
-        "ranks": len(values[_RUNNING]),
-        "gaps_s": sum(values[_GAPS_S]) if values[_GAPS_S] else None,
-        "prefill_s": sum(values[_PREFILL_S]) if values[_PREFILL_S] else None,
-        **{field: _count(values[name]) for field, name in _COUNTS.items()},
-        **{field: round(sum(values[name])) for field, name in _SPECULATION.items()},
+        "ranks": ranks,
+        "gaps_s": sum(known(_GAPS_S)) if known(_GAPS_S) else None,
+        "prefill_s": sum(known(_PREFILL_S)) if known(_PREFILL_S) else None,
+        **{field: _count(known(name)) for field, name in _COUNTS.items()},
+        **{field: round(sum(known(name))) for field, name in _SPECULATION.items()},
     }
     return EngineReport(
         placement=placement,
         at_s=at_s,
-        running=round(sum(values[_RUNNING])),
-        waiting=round(sum(values[_WAITING])),
+        running=round(sum(running)),
+        waiting=round(sum(waiting)),
         kv_usage=sum(usages) / len(usages) if usages else None,
-        prompt_tokens_total=_count(values[_PROMPT]),
-        generation_tokens_total=_count(values[_GENERATION]),
-        kv_capacity_tokens=sum(told) if told and len(told) == len(capacities) else None,
+        prompt_tokens_total=_count(known(_PROMPT)),
+        generation_tokens_total=_count(known(_GENERATION)),
+        kv_capacity_tokens=(
+            _kv_capacity_tokens(configs, ranks)
+            if of_ranks is None
+            else _rank_capacity_tokens(configs, of_ranks)
+        ),
         context_tokens=context_tokens,
         kv_usage_fullest=max(usages, default=None),
-        kv_capacity_derived=any(_is_derived(line) for line in lines),
+        kv_capacity_derived=any(map(_is_derived, configs)),
         counts=EngineCounts(**counts),
     )
 
 
 def _count(values: Sequence[float]) -> int | None:
-    """The sum over the ranks; None: no rank has the series."""
+    """The sum over the ranks; None: it is unknown."""
     return round(sum(values)) if values else None
 
 
@@ -155,9 +176,8 @@ def parse_rank_metrics(
             f"the page of metrics has no series with engine={numbers}: is data_parallel_ranks,"
             f" {len(lines)}, too large?"
         )
-    ranks = sum(line.startswith(_CACHE_CONFIG) for its in lines for line in its)
     return tuple(
-        _report(its, placement, at_s, context_tokens, ranks)
+        _report(its, placement, at_s, context_tokens, len(lines))
         for placement, its in zip(placements, lines, strict=True)
     )
 
@@ -200,7 +220,9 @@ def _transfers(
             name = line[: _name_end(line)]
             wanted = name in _STAGE_SERIES and (name != _PROMPT_BY_SOURCE or _TRANSFERRED in line)
             if wanted:
-                values[name].append(_value(line))
+                values[name].append(_value(line)[1])
+    if any(map(math.isnan, (value for its in values.values() for value in its))):
+        return None
     if requests is None or not values[_TRANSFERS] or not values[_PROMPT_BY_SOURCE]:
         return None
     return KvTransfers(
@@ -211,22 +233,40 @@ def _transfers(
     )
 
 
-def _kv_capacity_tokens(line: bytes, ranks: int) -> int | None:
-    """Tokens that the KV cache of the line's rank holds; None: the line does not tell.
+def _kv_capacity_tokens(configs: Sequence[bytes], ranks: int) -> int | None:
+    """Tokens that the KV caches of all ranks hold; None: the page does not tell.
 
     Every rank's line has the rank's own `kv_cache_size_tokens`, but the `num_gpu_blocks` of all
-    `ranks` together (vllm/v1/engine/core_client.py of 0.32 and 0.33).
+    ranks together (vllm/v1/engine/core_client.py of 0.32 and 0.33).
     """
-    labels = {key: int(value) for key, value in _LABEL.findall(line)}
-    if (tokens := labels.get(b"kv_cache_size_tokens")) is not None:
-        return tokens or None
-    return labels.get(b"block_size", 0) * labels.get(b"num_gpu_blocks", 0) // ranks or None
+    if len(configs) >= ranks:
+        told = [_rank_capacity_tokens([config], len(configs)) for config in configs]
+        return total(told)
+    return next((blocks for config in configs if (blocks := _block_tokens(config))), None)
 
 
-def _is_derived(line: bytes) -> bool:
+def _rank_capacity_tokens(configs: Sequence[bytes], ranks: int) -> int | None:
+    """Tokens that the KV cache of one rank holds; `configs`: its lines. None: they do not tell."""
+    for config in configs[:1]:
+        if (tokens := _labels(config).get(b"kv_cache_size_tokens")) is not None:
+            return tokens or None
+        return _block_tokens(config) // ranks or None
+    return None
+
+
+def _block_tokens(config: bytes) -> int:
+    """Tokens of the blocks that a line tells, which are those of all ranks; 0: it tells none."""
+    labels = _labels(config)
+    return labels.get(b"block_size", 0) * labels.get(b"num_gpu_blocks", 0)
+
+
+def _labels(config: bytes) -> dict[bytes, int]:
+    return {key: int(value) for key, value in _LABEL.findall(config)}
+
+
+def _is_derived(config: bytes) -> bool:
     """Whether the line tells blocks of a KV cache and no tokens."""
-    labels = {key for key, _ in _LABEL.findall(line)}
-    return line.startswith(_CACHE_CONFIG) and b"kv_cache_size_tokens" not in labels
+    return b"kv_cache_size_tokens" not in _labels(config)
 
 
 def _name_end(line: bytes) -> int:
@@ -234,12 +274,27 @@ def _name_end(line: bytes) -> int:
     return brace if brace >= 0 else line.find(b" ")
 
 
-def _value(line: bytes) -> float:
+def _values(lines: Sequence[bytes]) -> dict[bytes, float]:
+    """Values by series, with its labels; NaN: no count. Raises BadMetrics for a gauge of requests
+    without a count."""
+    found: dict[bytes, float] = {}
+    for line in lines:
+        series, value = _value(line)
+        if math.isnan(value) and line[: _name_end(line)] in (_RUNNING, _WAITING):
+            shown = line[:200].decode(errors="replace")
+            raise BadMetrics(f"no count in the metrics line {shown!r}: is this a vLLM server?")
+        found[series] = value
+    return found
+
+
+def _value(line: bytes) -> tuple[bytes, float]:
+    """The series of a line, with its labels, and its value; NaN: it is no count."""
+    match = _SERIES.match(line)
+    if match is None:
+        return line, math.nan
+    series, text = match.groups()
     try:
-        value = float(line.rsplit(b" ", 1)[1])
-    except (IndexError, ValueError):
-        value = math.nan
-    if not 0 <= value <= _MOST:
-        shown = line[:200].decode(errors="replace")
-        raise BadMetrics(f"no count in the metrics line {shown!r}: is this a vLLM server?")
-    return value
+        value = float(text)
+    except ValueError:
+        return series, math.nan
+    return series, value if 0 <= value <= _MOST else math.nan

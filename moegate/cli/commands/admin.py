@@ -17,7 +17,7 @@ from moegate.cli.channel import add_channel_arguments, call_method, open_channel
 from moegate.cli.command_runner import run_command
 from moegate.cli.views.budgets import budgets_table
 from moegate.cli.views.fitted_table import table_console
-from moegate.cli.views.usage_report import usd
+from moegate.cli.views.money import usd
 from moegate.v1 import admin_pb2, admin_pb2_grpc
 
 TIMEOUT_S = 60.0

@@ -11,7 +11,7 @@ import sys
 
 from moegate.cli.channel import add_channel_arguments, call_metadata, call_method, open_channel
 from moegate.cli.command_runner import CommandFailed, run_command
-from moegate.cli.views.usage_report import usd
+from moegate.cli.views.money import usd
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2, inference_pb2_grpc
 
 LIST_TIMEOUT_S = 10.0

@@ -12,7 +12,7 @@ from rich.text import Text
 from moegate.cli.channel import add_channel_arguments, call_method, open_channel
 from moegate.cli.command_runner import run_command
 from moegate.cli.views.fitted_table import Column, FittedTable, number, table_console
-from moegate.cli.views.usage_report import usd
+from moegate.cli.views.money import usd
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 
 TIMEOUT_S = 60.0

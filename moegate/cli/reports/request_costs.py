@@ -15,8 +15,8 @@ from moegate.cli.command_runner import CommandFailed, run_command
 from moegate.cli.reports.files import add_file_argument, write_rows
 from moegate.cli.spans import add_window_arguments, set_window
 from moegate.cli.views.fitted_table import Column, FittedTable, number, table_console
+from moegate.cli.views.money import usd
 from moegate.cli.views.usage_export import NoPyarrow
-from moegate.cli.views.usage_report import usd
 from moegate.v1 import usage_pb2, usage_pb2_grpc
 
 TIMEOUT_S = 60.0

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from gateway.config.ledger import NANO_USD
 from moegate.cli.views.fitted_table import Column, FittedTable, number
+from moegate.cli.views.money import usd
 from moegate.cli.views.pictures import new_figure
-from moegate.cli.views.usage_report import usd
 from moegate.v1 import usage_pb2
 
 _BILL = (

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from moegate.cli.views.money import exact_usd
 from moegate.v1 import batch_pb2
 
 ENDED = frozenset(
@@ -22,7 +23,6 @@ ENDED = frozenset(
         batch_pb2.BATCH_STATE_FAILED,
     }
 )
-NANO = 1_000_000_000
 SHOWN_FAULTS = 10
 
 
@@ -42,7 +42,7 @@ def batch_table(batches: Sequence[batch_pb2.Batch]) -> Table:
             f"{batch.succeeded}",
             f"{batch.failed}",
             f"{batch.requests}",
-            _usd(batch.charged_nano_usd),
+            exact_usd(batch.charged_nano_usd),
             _time(batch.created_at),
             _time(end) if end.seconds else "",
         )
@@ -59,9 +59,9 @@ def print_batch(batch: batch_pb2.Batch) -> None:
         for fault in batch.faults[:SHOWN_FAULTS]:
             print(f"           {fault.line}: {fault.message}")
     unpriced = f", {batch.unpriced} without a price" if batch.unpriced else ""
-    print(f"charged    ${_usd(batch.charged_nano_usd)}{unpriced}")
+    print(f"charged    ${exact_usd(batch.charged_nano_usd)}{unpriced}")
     if batch.HasField("estimated_nano_usd") and batch.state not in ENDED:
-        print(f"at the end ${_usd(batch.estimated_nano_usd)}")
+        print(f"at the end ${exact_usd(batch.estimated_nano_usd)}")
     print(f"submitted  {_time(batch.created_at)}, to end before {_time(batch.complete_before)}")
     if batch.HasField("ended_at"):
         print(f"ended      {_time(batch.ended_at)}")
@@ -80,10 +80,10 @@ def print_quote(quote: batch_pb2.QuoteBatchResponse) -> None:
     if quote.refused:
         print(f"refused    {quote.refused} of {quote.sampled}: {quote.refusal}")
     print(f"tokens     {quote.prompt_tokens:,} in, {quote.output_tokens:,} out expected")
-    own = f"${_usd(quote.own_nano_usd)}" if quote.HasField("own_nano_usd") else "unknown"
+    own = f"${exact_usd(quote.own_nano_usd)}" if quote.HasField("own_nano_usd") else "unknown"
     print(f"own        {own}")
     for each in quote.remotes:
-        print(f"at {each.remote:<7} ${_usd(each.nano_usd)}")
+        print(f"at {each.remote:<7} ${exact_usd(each.nano_usd)}")
     print(f"ahead      {quote.ahead} requests of other batches")
     end = _time(quote.end) if quote.HasField("end") else "unknown"
     print(f"ends about {end}, to end before {_time(quote.complete_before)}")
@@ -112,7 +112,7 @@ def show_progress(bar: Progress, batch: batch_pb2.Batch) -> None:
         description=state_name(batch),
         total=batch.requests or None,
         completed=batch.succeeded + batch.failed,
-        usd=_usd(batch.charged_nano_usd),
+        usd=exact_usd(batch.charged_nano_usd),
         ends=ends,
     )
 
@@ -122,11 +122,6 @@ def result_line(result: batch_pb2.StreamBatchResultsResponse) -> str:
     if result.openai_line:
         return result.openai_line.decode()
     return json.dumps(MessageToDict(result, preserving_proto_field_name=True))
-
-
-def _usd(nano_usd: int) -> str:
-    whole, rest = divmod(nano_usd, NANO)
-    return f"{whole}.{rest:09d}".rstrip("0").ljust(len(str(whole)) + 3, "0")
 
 
 def _time(stamp: Timestamp) -> str:

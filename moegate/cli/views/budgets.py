@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from moegate.cli.views.fitted_table import Column, FittedTable, number
-from moegate.cli.views.usage_report import usd
+from moegate.cli.views.money import usd
 from moegate.v1 import admin_pb2
 
 

@@ -12,8 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from moegate.cli.views.money import usd
 from moegate.cli.views.pictures import new_figure
-from moegate.cli.views.usage_report import usd
 from moegate.v1 import usage_pb2
 
 NANO_USD = 1_000_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.translation.spend_figures import ranked
 from moegate.cli.views.fitted_table import Column, FittedTable, number
-from moegate.cli.views.usage_report import usd
+from moegate.cli.views.money import usd
 from moegate.v1 import usage_pb2
 
 

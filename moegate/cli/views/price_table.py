@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from decimal import Decimal
 
 from gateway.accounting.prices.catalog import Prices, remote_key
 from gateway.accounting.prices.row_time import in_window, span
+from gateway.config.ledger import usd_text
 from gateway.config.price_rows import CatalogFile, GpuHourRow, RemoteRow, ShowbackRow
 from moegate.cli.views.fitted_table import Column, FittedTable, number
 from scheduler.pricing import TokenRates
@@ -81,12 +81,8 @@ def _tier_lines(name: str, rates: TokenRates | None) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            *(_usd(rate) for rate in (tier.uncached_input, tier.cached_input, tier.output)),
+            *(usd_text(rate) for rate in (tier.uncached_input, tier.cached_input, tier.output)),
             f"{tier.context_over_tokens:,}" if tier.context_over_tokens else "",
         )
         for tier in rates.tiers
     ]
-
-
-def _usd(nano_usd: int) -> str:
-    return f"{Decimal(nano_usd) / 10**9:f}"

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from gateway.config.ledger import NANO_USD
 from gateway.translation.spend_figures import NUMBERS, known
 from moegate.cli.views.fitted_table import Column, FittedTable, number
+from moegate.cli.views.money import usd
 from moegate.cli.views.pictures import new_figure
 from moegate.v1 import usage_pb2
 
 MAX_BARS = 40
-
-
-def usd(nano_usd: int) -> str:
-    """Formats dollars to the cent; amounts below one dollar with all their decimals."""
-    dollars = Decimal(nano_usd) / NANO_USD
-    if nano_usd == 0 or abs(dollars) >= 1:
-        return f"{dollars:,.2f}"
-    return f"{dollars.normalize():f}"
 
 
 def table(groups: Sequence[str], answer: usage_pb2.GetSpendResponse) -> FittedTable:

@@ -32,7 +32,7 @@ BATCH_STATE_FAILED: BatchState
 BATCH_STATE_CANCELLING: BatchState
 
 class Batch(_message.Message):
-    __slots__ = ("batch_id", "state", "requests", "succeeded", "failed", "created_at", "ended_at", "started_at", "complete_before", "charged_nano_usd", "unpriced", "prompt_tokens", "completion_tokens", "bad_lines", "faults", "endpoint", "metadata", "estimated_end", "estimated_nano_usd")
+    __slots__ = ("batch_id", "state", "requests", "succeeded", "failed", "created_at", "ended_at", "started_at", "complete_before", "charged_nano_usd", "unpriced", "prompt_tokens", "completion_tokens", "bad_lines", "faults", "endpoint", "metadata", "estimated_end", "estimated_nano_usd", "tenant")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,7 @@ class Batch(_message.Message):
     METADATA_FIELD_NUMBER: _ClassVar[int]
     ESTIMATED_END_FIELD_NUMBER: _ClassVar[int]
     ESTIMATED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     batch_id: str
     state: BatchState
     requests: int
@@ -78,7 +79,8 @@ class Batch(_message.Message):
     metadata: _containers.ScalarMap[str, str]
     estimated_end: _timestamp_pb2.Timestamp
     estimated_nano_usd: int
-    def __init__(self, batch_id: _Optional[str] = ..., state: _Optional[_Union[BatchState, str]] = ..., requests: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., complete_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., charged_nano_usd: _Optional[int] = ..., unpriced: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., bad_lines: _Optional[int] = ..., faults: _Optional[_Iterable[_Union[BatchFault, _Mapping]]] = ..., endpoint: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., estimated_end: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., estimated_nano_usd: _Optional[int] = ...) -> None: ...
+    tenant: str
+    def __init__(self, batch_id: _Optional[str] = ..., state: _Optional[_Union[BatchState, str]] = ..., requests: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., complete_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., charged_nano_usd: _Optional[int] = ..., unpriced: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., bad_lines: _Optional[int] = ..., faults: _Optional[_Iterable[_Union[BatchFault, _Mapping]]] = ..., endpoint: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., estimated_end: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., estimated_nano_usd: _Optional[int] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class BatchFault(_message.Message):
     __slots__ = ("line", "code", "message", "param")
@@ -193,12 +195,14 @@ class GetBatchResponse(_message.Message):
     def __init__(self, batch: _Optional[_Union[Batch, _Mapping]] = ...) -> None: ...
 
 class ListBatchesRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "all_tenants")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ALL_TENANTS_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    all_tenants: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., all_tenants: _Optional[bool] = ...) -> None: ...
 
 class ListBatchesResponse(_message.Message):
     __slots__ = ("batches", "next_page_token")

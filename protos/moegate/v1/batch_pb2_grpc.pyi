@@ -38,9 +38,9 @@ class BatchServiceStub:
     QuoteBatch: _grpc.StreamUnaryMultiCallable[_batch_pb2.QuoteBatchRequest, _batch_pb2.QuoteBatchResponse]
     """Tells what a job would cost and when it would have ended; it is not added, and nothing runs."""
     GetBatch: _grpc.UnaryUnaryMultiCallable[_batch_pb2.GetBatchRequest, _batch_pb2.GetBatchResponse]
-    """State of one job."""
+    """State of one job; operators may ask for those of all tenants."""
     ListBatches: _grpc.UnaryUnaryMultiCallable[_batch_pb2.ListBatchesRequest, _batch_pb2.ListBatchesResponse]
-    """Jobs of the caller's tenant, newest first."""
+    """Jobs of the caller's tenant, or of all for operators, newest first."""
     CancelBatch: _grpc.UnaryUnaryMultiCallable[_batch_pb2.CancelBatchRequest, _batch_pb2.CancelBatchResponse]
     """Stops a job; finished results stay."""
     StreamBatchResults: _grpc.UnaryStreamMultiCallable[_batch_pb2.StreamBatchResultsRequest, _batch_pb2.StreamBatchResultsResponse]
@@ -56,9 +56,9 @@ class BatchServiceAsyncStub(BatchServiceStub):
     QuoteBatch: _aio.StreamUnaryMultiCallable[_batch_pb2.QuoteBatchRequest, _batch_pb2.QuoteBatchResponse]  # type: ignore[assignment]
     """Tells what a job would cost and when it would have ended; it is not added, and nothing runs."""
     GetBatch: _aio.UnaryUnaryMultiCallable[_batch_pb2.GetBatchRequest, _batch_pb2.GetBatchResponse]  # type: ignore[assignment]
-    """State of one job."""
+    """State of one job; operators may ask for those of all tenants."""
     ListBatches: _aio.UnaryUnaryMultiCallable[_batch_pb2.ListBatchesRequest, _batch_pb2.ListBatchesResponse]  # type: ignore[assignment]
-    """Jobs of the caller's tenant, newest first."""
+    """Jobs of the caller's tenant, or of all for operators, newest first."""
     CancelBatch: _aio.UnaryUnaryMultiCallable[_batch_pb2.CancelBatchRequest, _batch_pb2.CancelBatchResponse]  # type: ignore[assignment]
     """Stops a job; finished results stay."""
     StreamBatchResults: _aio.UnaryStreamMultiCallable[_batch_pb2.StreamBatchResultsRequest, _batch_pb2.StreamBatchResultsResponse]  # type: ignore[assignment]
@@ -89,7 +89,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_pb2.GetBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_batch_pb2.GetBatchResponse, _abc.Awaitable[_batch_pb2.GetBatchResponse]]:
-        """State of one job."""
+        """State of one job; operators may ask for those of all tenants."""
 
     @_abc_1.abstractmethod
     def ListBatches(
@@ -97,7 +97,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_pb2.ListBatchesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_batch_pb2.ListBatchesResponse, _abc.Awaitable[_batch_pb2.ListBatchesResponse]]:
-        """Jobs of the caller's tenant, newest first."""
+        """Jobs of the caller's tenant, or of all for operators, newest first."""
 
     @_abc_1.abstractmethod
     def CancelBatch(

@@ -14,6 +14,7 @@ from gateway.batch.running.retention import delete_piece
 from tests.gateway.batch.rig import CHAT, OWNER, Rig, lines, rig
 
 OTHER = Owner(tenant="other", key_id="k2")
+OPERATOR = Owner(tenant="other", key_id="k3", all_tenants=True)
 
 
 @pytest.fixture
@@ -57,6 +58,31 @@ async def test_another_tenant_sees_nothing(made: Rig) -> None:
         assert refused.value.reason is BatchReason.NOT_FOUND
     assert (await made.desk.files(OTHER, PageQuery())).files == ()
     assert (await made.desk.jobs(OTHER, PageQuery())).jobs == ()
+
+
+async def test_an_operator_sees_the_jobs_of_all_tenants_and_no_more(made: Rig) -> None:
+    jobs = [await made.submit(lines(1)) for _ in range(3)]
+    mine = await made.desk.create_file(OPERATOR, FileDraft(kind=FileKind.LINES, purpose="batch"))
+    await made.desk.write_chunk(OPERATOR, mine.file_id, 0, lines(1))
+    await made.desk.finish_file(OPERATOR, mine.file_id, "batch", "in.jsonl", None)
+    jobs.append(await made.desk.submit(OPERATOR, JobDraft(form=Form.OPENAI, file_id=mine.file_id)))
+    listed: list[str] = []
+    page = await made.desk.jobs(OPERATOR, PageQuery(limit=3))
+    assert page.has_more
+    listed += [job.job_id for job in page.jobs]
+    page = await made.desk.jobs(OPERATOR, PageQuery(limit=3, after=listed[-1]))
+    assert not page.has_more
+    listed += [job.job_id for job in page.jobs]
+    assert sorted(listed) == sorted(job.job_id for job in jobs)
+    assert (await made.desk.job(OPERATOR, jobs[0].job_id)).tenant == OWNER.tenant
+    for call in (
+        made.desk.cancel(OPERATOR, jobs[0].job_id),
+        made.desk.results(OPERATOR, ResultQuery(job_id=jobs[0].job_id)),
+        made.desk.file(OPERATOR, jobs[0].file_id),
+    ):
+        with pytest.raises(BatchRefused) as refused:
+            await call
+        assert refused.value.reason is BatchReason.NOT_FOUND
 
 
 async def test_files_and_jobs_come_in_pages(made: Rig) -> None:

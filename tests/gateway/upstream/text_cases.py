@@ -161,6 +161,35 @@ TEXT = [
         of({"content": "a"}),
         text="a",
     ),
+    *(
+        openai(
+            f"{word} in place of an event",
+            f"data: {word}\n\n",
+            of({"content": "a"}),
+            f"event: ping\ndata: {word}\n\n",
+            of({"content": "b"}),
+            text="ab",
+        )
+        for word in ("ping", '"ping"', "null", "[]", ": keep-alive", "Heartbeat", "true", "1764")
+    ),
+    *(
+        anthropic(
+            f"{word} in place of an event", f"event: ping\ndata: {word}\n\n", said("a"), text="a"
+        )
+        for word in ("ping", "null", "[]")
+    ),
+    openai(
+        "events in an array",
+        "data: [" + of({"content": "a"})[6:-2] + "," + of({"content": "b"})[6:-2] + "]\n\n",
+        text="ab",
+    ),
+    openai(
+        "events without an empty line between them",
+        of({"content": "a"})[:-1],
+        of({"content": "b"})[:-1],
+        of({"content": "c"}),
+        text="abc",
+    ),
     openai("events named message_chunk", "event: message_chunk\n" + of({"content": "a"}), text="a"),
     openai(
         "[DONE] with spaces",
@@ -223,6 +252,17 @@ TEXT = [
         "text without its block's start",
         event("content_block_delta", index=0, delta={"type": "text_delta", "text": "ok"}),
         text="ok",
+    ),
+    anthropic(
+        "events whose type is in their name only",
+        *(
+            each.replace('"type": "content_block_', '"kind": "content_block_')
+            for each in (said("ok"), block(1, "tool_use", id="t", name="now", input={}))
+        ),
+        stop="tool_use",
+        text="ok",
+        calls=[("now", {})],
+        finish="TOOL_CALLS",
     ),
     anthropic(
         "a text that is a number",

@@ -97,7 +97,10 @@ async def _show(visit: Visit) -> web.Response:
 
 
 async def _rotate(visit: Visit) -> web.Response:
-    grace_s = GRACES.get(visit.form.get("grace", ""), 0)
+    grace_s = GRACES.get(visit.form.get("grace", ""))
+    if grace_s is None:
+        text = f"Say when the secrets of before end: {', '.join(GRACES)}."
+        raise Problem(400, "This is no time for them to end", text)
     request = admin_pb2.RotateKeyRequest(
         key_id=visit.parameters["key_id"], grace=Duration(seconds=grace_s) if grace_s else None
     )

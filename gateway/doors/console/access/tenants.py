@@ -18,10 +18,20 @@ DONE = {"set": "The tenant is set.", "deleted": "The tenant is deleted."}
 
 async def _list(visit: Visit) -> web.Response:
     answer = await visit.calls.admin.ListTenants(admin_pb2.ListTenantsRequest(), **visit.rpc)
+    name = visit.query.get("change", "")
+    changed = next(
+        (
+            tenant
+            for tenant in answer.tenants
+            if tenant.name == name and tenant.owner == admin_pb2.OWNER_RUN_TIME
+        ),
+        None,
+    )
     return await visit.page(
         "access/tenants.html",
         tenants=answer.tenants,
         owners=OWNERS,
+        changed=changed,
         of_run_time=admin_pb2.OWNER_RUN_TIME,
         may_set=visit.visitor.caller.role is KeyRole.OPERATOR,
         done=DONE.get(visit.query.get("done", ""), ""),
@@ -41,7 +51,10 @@ async def _set(visit: Visit) -> web.Response:
         if not (text.isdecimal() and text.isascii() and len(text) < 13):
             raise Problem(400, "This is no bound", "Give a whole number, or nothing.")
         tenant.rpcs = int(text)
-    await visit.calls.admin.SetTenant(admin_pb2.SetTenantRequest(tenant=tenant), **visit.rpc)
+    request = admin_pb2.SetTenantRequest(tenant=tenant)
+    if visit.form.get("whole"):  # the form had the values of before: what is empty was taken out
+        request.update_mask.paths.extend(("weight", "rpcs"))
+    await visit.calls.admin.SetTenant(request, **visit.rpc)
     return visit.see("/tenants?done=set")
 
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from gateway.doors.console.charts.chart import USD, USD_PER_MTOK, Chart, Form, Series, Value
+from gateway.doors.console.money.windows import PERIODS
 from gateway.translation.spend_figures import known_figures
 from moegate.v1 import usage_pb2
 
@@ -33,12 +34,9 @@ def spend_chart(
 ) -> Chart | None:
     """Bars of one figure of rows over the time that is one of their groups, stacked by the others,
     the largest first. None: no group is a time."""
-    times = [
-        i for i, group in enumerate(groups) if group in ("hour", "day", "week", "month", "year")
-    ]
-    if not times:
+    column = next((i for i, group in enumerate(groups) if group in PERIODS), None)
+    if column is None:
         return None
-    [column] = times[:1]
     places = {name: i for i, name in enumerate(categories)}
     stacks: dict[str, list[Value]] = defaultdict(lambda: [0] * len(places))
     for row in rows:

@@ -1,9 +1,10 @@
-"""The batch lane: jobs of the reader's tenant, and one of them."""
+"""The batch lane: jobs of the reader's tenant, of all tenants for operators, and one of them."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
+from gateway.config.gateway import KeyRole
 from gateway.doors.console.routes import Live, Page
 from gateway.doors.console.visits import Visit
 from moegate.v1 import batch_pb2
@@ -23,15 +24,17 @@ _UNENDED = (batch_pb2.BATCH_STATE_QUEUED, batch_pb2.BATCH_STATE_RUNNING)
 
 
 async def _jobs(visit: Visit) -> dict[str, object]:
+    is_operator = visit.visitor.caller.role is KeyRole.OPERATOR
     request = batch_pb2.ListBatchesRequest(
-        page_size=PAGE_JOBS, page_token=visit.query.get("after", "")
+        page_size=PAGE_JOBS, page_token=visit.query.get("after", ""), all_tenants=is_operator
     )
     answer = await visit.calls.batches.ListBatches(request, **visit.rpc)
     return {
         "jobs": answer.batches,
         "states": STATES,
         "following": answer.next_page_token,
-        "tenant": visit.visitor.caller.tenant,
+        "whose": "all tenants" if is_operator else visit.visitor.caller.tenant,
+        "of_all": is_operator,
         "done_share": _done_share,
     }
 
@@ -54,7 +57,8 @@ async def _jobs_page(visit: Visit) -> web.Response:
 async def _job_page(visit: Visit) -> web.Response:
     job = (await _job(visit))["job"]
     assert isinstance(job, batch_pb2.Batch)
-    return await visit.page("batch.html", job=job, may_stop=job.state in _UNENDED)
+    may_stop = job.state in _UNENDED and job.tenant == visit.visitor.caller.tenant
+    return await visit.page("batch.html", job=job, may_stop=may_stop)
 
 
 async def _stop(visit: Visit) -> web.Response:

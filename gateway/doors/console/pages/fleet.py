@@ -122,7 +122,7 @@ def _why(pool: usage_pb2.PoolState) -> str:
     if pool.saturated:
         return (
             f"Saturated: a new request would wait {share:.1f} times its promised time to first "
-            "token. Requests that a remote may see wait 0.6 of that time here, then go there."
+            "token. Requests that a remote may see wait a part of that time here, then go there."
         )
     if pool.overflows:
         return "In the last minute requests went to a remote because own servers were full."

@@ -29,7 +29,6 @@ ROLE_OF = {
 }
 _ROLE_NUMBERS = {role: number for number, role in ROLE_OF.items()}
 _LIMITS = KeyLimitsConfig.__struct_fields__
-FIELDS = tuple(admin_pb2.KeySettings.DESCRIPTOR.fields_by_name)
 
 
 def key_config(key_id: str, settings: admin_pb2.KeySettings, config: GatewayConfig) -> KeyConfig:

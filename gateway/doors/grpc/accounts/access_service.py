@@ -26,18 +26,20 @@ from gateway.access.store import AccessStore
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.auth.authenticator import Caller
 from gateway.auth.rights import beyond, inherited, rights_of
-from gateway.config.gateway import KeyConfig, KeyRole, TenantConfig
+from gateway.config.gateway import KeyConfig, KeyRole
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
+from gateway.doors.grpc.accounts.access_changes import (
+    changed_paths,
+    changed_settings,
+    tenant_change,
+)
 from gateway.doors.grpc.accounts.access_lists import KeyPages, page_of, tenant_messages
 from gateway.doors.grpc.accounts.access_messages import (
-    FIELDS,
-    convert,
     event_message,
     expiry_us,
     key_config,
     run_time_key,
-    settings_message,
 )
 from gateway.doors.grpc.accounts.ledger_errors import unavailable
 from gateway.doors.grpc.rpc_context import (
@@ -116,25 +118,12 @@ class AccessService(admin_pb2_grpc.AdminServiceServicer):
         """Changes what a key may do, and when it expires: a time that is over ends it now."""
         async with self._refusals(context):
             caller = self._admin("changing a key")
-            for path in request.update_mask.paths:
-                if path not in FIELDS:
-                    text = f"{path[:100]!r}: a field of settings: {', '.join(FIELDS)}"
-                    raise errors.invalid([("update_mask.paths", text)])
-            paths = set(request.update_mask.paths) or set(FIELDS)
+            paths = changed_paths(request.update_mask)
             expires_us = expiry_us(request.settings)
             own = self._rights(caller) if caller.role is KeyRole.TENANT_ADMIN else None
 
             def change(row: KeyRow) -> KeyRow:
-                merged = settings_message(row.config, None)
-                for path in paths - {"expires_at"}:
-                    merged.ClearField(path)
-                    part = admin_pb2.KeySettings()
-                    part.CopyFrom(request.settings)
-                    for other in set(FIELDS) - {path}:
-                        part.ClearField(other)
-                    merged.MergeFrom(part)
-                    if path == "remote_classes" and request.settings.HasField(path):
-                        merged.remote_classes.SetInParent()
+                merged = changed_settings(row.config, request.settings, paths)
                 config = key_config(row.config.id, merged, self._active.config)
                 if own is not None:
                     config = inherited(config, own)
@@ -185,14 +174,10 @@ class AccessService(admin_pb2_grpc.AdminServiceServicer):
         async with self._refusals(context):
             caller = current_caller()
             require(caller, {KeyRole.OPERATOR}, "setting a tenant")
-            given = request.tenant
-            fields: dict[str, object] = {"name": given.name}
-            for name in ("weight", "rpcs"):
-                if given.HasField(name):
-                    fields[name] = getattr(given, name)
-            tenant = convert(fields, TenantConfig, "tenant", {})
-            by = self._access.by(caller.actor)
-            await self._access.change(lambda tx: set_tenant(tx, by, tenant))
+            change = tenant_change(request)
+            change(None)  # faults are told before anything is written
+            by, name = self._access.by(caller.actor), request.tenant.name
+            tenant = await self._access.change(lambda tx: set_tenant(tx, by, name, change))
             return admin_pb2.SetTenantResponse(
                 tenant=next(
                     message

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from decimal import Decimal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from gateway.accounting.prices.catalog import NANO_USD, Prices
+from gateway.accounting.prices.catalog import Prices
 from gateway.accounting.prices.listing import ListedRow, listed_rows, unknown_prices
 from gateway.accounting.prices.row_time import unix_s
 from gateway.config.gateway import GatewayConfig
+from gateway.config.ledger import nano_usd
 from gateway.config.price_rows import GpuHourRow, RemoteRow, ShowbackRow
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.times import microseconds_of
@@ -44,7 +44,7 @@ def _stated(config: GatewayConfig) -> list[usage_pb2.PriceRow]:
             gpu=pool.gpu.type,
             holds=True,
             source=f"the configuration: pools[{i}].gpu.usd_per_gpu_hour",
-            nano_usd_per_gpu_hour=int(Decimal(stated) * NANO_USD),
+            nano_usd_per_gpu_hour=nano_usd(stated),
             used_by=[pool.name],
         )
         for i, pool in enumerate(config.pools)
@@ -70,7 +70,7 @@ def _message(listed: ListedRow) -> usage_pb2.PriceRow:
         case GpuHourRow():
             message.subject = usage_pb2.PRICE_SUBJECT_GPU_HOUR
             message.pool, message.gpu = row.pool or "", row.gpu
-            message.nano_usd_per_gpu_hour = int(Decimal(row.usd_per_gpu_hour) * NANO_USD)
+            message.nano_usd_per_gpu_hour = nano_usd(row.usd_per_gpu_hour)
         case RemoteRow():
             message.subject = usage_pb2.PRICE_SUBJECT_REMOTE_TOKENS
             message.provider, message.model = row.provider, row.model

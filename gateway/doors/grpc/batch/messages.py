@@ -55,6 +55,7 @@ def batch_message(job: Job, now_us: int) -> batch_pb2.Batch:
     """A job. `now_us`: Unix microseconds."""
     message = batch_pb2.Batch(
         batch_id=job.job_id,
+        tenant=job.tenant,
         state=_STATES[job.state],
         requests=job.items,
         succeeded=job.succeeded,

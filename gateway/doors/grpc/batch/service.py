@@ -13,6 +13,7 @@ from gateway.batch.jobs import Form, Job, JobDraft, JobTerms
 from gateway.batch.port import BatchPort, Owner, PageQuery, ResultQuery
 from gateway.batch.quotes import BatchQuote
 from gateway.config.batch import BatchConfig
+from gateway.config.gateway import KeyRole
 from gateway.delivery.watches import Watches
 from gateway.domain.request_bounds import MAX_ID_BYTES
 from gateway.domain.tags import is_end_user, labels_json
@@ -29,8 +30,10 @@ from gateway.doors.grpc.rpc_context import (
     Context,
     check_texts,
     current_caller,
+    require,
     rpc_errors,
 )
+from gateway.doors.grpc.times import microseconds_of
 from moegate.v1 import batch_pb2, batch_pb2_grpc
 from scheduler.contract import SloClass
 
@@ -124,22 +127,25 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
     async def GetBatch(
         self, request: batch_pb2.GetBatchRequest, context: Context
     ) -> batch_pb2.GetBatchResponse:
-        """Returns one job. Raises NOT_FOUND."""
+        """Returns one job; operators may see those of all tenants. Raises NOT_FOUND."""
         async with rpc_errors(context), batch_errors():
-            job = await self._batches.job(_owner(), request.batch_id[:MAX_CUSTOM_ID_CHARS])
+            owner = _owner(all_tenants=current_caller().role is KeyRole.OPERATOR)
+            job = await self._batches.job(owner, request.batch_id[:MAX_CUSTOM_ID_CHARS])
             return batch_pb2.GetBatchResponse(batch=batch_message(job, _now_us()))
 
     async def ListBatches(
         self, request: batch_pb2.ListBatchesRequest, context: Context
     ) -> batch_pb2.ListBatchesResponse:
-        """Lists the tenant's jobs, newest first."""
+        """Lists the tenant's jobs, or all of them for operators, newest first."""
         async with rpc_errors(context), batch_errors():
+            if request.all_tenants:
+                require(current_caller(), {KeyRole.OPERATOR}, "all_tenants: a list of all jobs")
             size = request.page_size or DEFAULT_PAGE
             if not 1 <= size <= MAX_PAGE:
                 raise errors.invalid([("page_size", f"{size}: give 1 to {MAX_PAGE}, or none")])
             check_texts({"page_token": request.page_token})
             query = PageQuery(after=request.page_token, limit=size)
-            page = await self._batches.jobs(_owner(), query)
+            page = await self._batches.jobs(_owner(all_tenants=request.all_tenants), query)
             now_us = _now_us()
             response = batch_pb2.ListBatchesResponse(
                 batches=[batch_message(job, now_us) for job in page.jobs]
@@ -254,10 +260,13 @@ def _draft(first: batch_pb2.SubmitBatchRequest, bounds: BatchConfig) -> Callable
     faults: list[tuple[str, str]] = []
     deadline_s = None
     if first.HasField("complete_before"):
-        deadline_s = (first.complete_before.ToMicroseconds() - _now_us()) / 1e6
-        if not 0 < deadline_s <= bounds.keep_us / 1e6:
-            text = f"{deadline_s:.0f} s from now: give a time within {bounds.keep_days} days"
-            faults.append(("complete_before", text))
+        try:
+            deadline_s = (microseconds_of(first.complete_before) - _now_us()) / 1e6
+            if not 0 < deadline_s <= bounds.keep_us / 1e6:
+                text = f"{deadline_s:.0f} s from now: give a time within {bounds.keep_days} days"
+                raise ValueError(text)
+        except ValueError as error:
+            faults.append(("complete_before", str(error)))
     if first.openai_lines and first.endpoint not in ENDPOINTS:
         text = f"{first.endpoint[:80]!r}: give one of {', '.join(ENDPOINTS)}"
         faults.append(("endpoint", text))
@@ -294,9 +303,9 @@ def _draft(first: batch_pb2.SubmitBatchRequest, bounds: BatchConfig) -> Callable
     )
 
 
-def _owner() -> Owner:
+def _owner(*, all_tenants: bool = False) -> Owner:
     caller = current_caller()
-    return Owner(tenant=caller.tenant, key_id=caller.key_id)
+    return Owner(tenant=caller.tenant, key_id=caller.key_id, all_tenants=all_tenants)
 
 
 def _now_us() -> int:

@@ -29,13 +29,14 @@ MAX_HEADERS = 128
 
 
 class _Http1Connection(web.RequestHandler):
-    """One connection of HTTP/1.1. `asked`: whether a request has come; `lost`: whether it is
-    closed."""
+    """One connection of HTTP/1.1. `asked`: whether a request has come; `is_leaving`: whether the
+    answer of the request in progress is the last; `lost`: whether it is closed."""
 
-    __slots__ = ("asked", "lost", "opened_s")
+    __slots__ = ("asked", "is_leaving", "lost", "opened_s")
 
     opened_s: float
     asked: bool
+    is_leaving: bool
     lost: bool
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -43,12 +44,13 @@ class _Http1Connection(web.RequestHandler):
         self.lost = True
         super().connection_lost(exc)
 
-    def close(self) -> None:
-        """Takes no more requests, and closes the connection after the one in progress; at once if
-        there is none: aiohttp would leave an idle connection open and drop what it still sends."""
+    def finish(self) -> None:
+        """Closes the connection after the request in progress, whose body still comes; at once if
+        there is none. aiohttp's `close` would drop what still comes: the rest of that body, for
+        which the request would wait, and what an idle client sends."""
+        self.is_leaving = True
         waits = self._waiter is not None and not self._waiter.done()
-        super().close()
-        if waits or not self._request_count:
+        if self.transport is not None and (waits or not self._request_count):
             self.force_close()
 
 
@@ -97,6 +99,7 @@ class HttpListener:
         self._room = Room(self._most)
         self._server = web.Server(self._handle, handler_cancellation=True)
         self._listening: list[asyncio.Server] = []
+        self._is_closed = False
         bound_caller_noise(HTTP_LOGGER)
 
     @property
@@ -140,11 +143,19 @@ class HttpListener:
     def close(self) -> None:
         """Takes no more connections, and closes those that are idle. Requests go on."""
         self.begin_drain()
+        self._is_closed = True
+        loop = asyncio.get_running_loop()
         for server in self._listening:
-            server.close()
-        self._server.pre_shutdown()
-        for connection in self._http2():
-            connection.finish(BUSY_S)
+            for listening in server.sockets:
+                loop.remove_reader(listening)
+            # asyncio begins an accepted connection in the next turn of the loop: a server that is
+            # closed before would leave it open, and deaf.
+            loop.call_soon(server.close)
+        for connection in [*self._open]:
+            if isinstance(connection, Http2Connection):
+                connection.finish(BUSY_S)
+            elif isinstance(connection, _Http1Connection):
+                connection.finish()
 
     async def stop(self) -> None:
         """Closes all connections at once."""
@@ -190,6 +201,7 @@ class HttpListener:
         )
         connection.opened_s = opened_s
         connection.asked = connection.lost = False
+        connection.is_leaving = self._is_closed
         self._open.add(connection)
         return connection
 
@@ -221,12 +233,17 @@ class HttpListener:
             elif isinstance(connection, Http2Connection):
                 idle_s, unread_s = config.max_connection_idle_s, config.blocked_write_s
                 connection.sweep(now_s, idle_s=idle_s, unread_s=unread_s)
+            elif isinstance(connection, _Http1Connection) and connection.is_leaving:
+                connection.finish()  # its last answer was sent in the turn of the loop before
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, _Http1Connection)
         connection.asked = True
-        return await self._answer(request, connection)
+        response = await self._answer(request, connection)
+        if connection.is_leaving:
+            response.force_close()
+        return response
 
     async def _answer(
         self, request: web.BaseRequest, connection: _Connection

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from gateway.batch.intake import ENDPOINTS
 from gateway.batch.jobs import Form, Job, JobDraft, JobTerms
+from gateway.config.ledger import usd_text
 from gateway.doors.http.answers import json_answer
-from gateway.doors.http.costs import usd_text
 from gateway.doors.http.errors import ErrorKind, HttpError, invalid
 from gateway.doors.http.exchange import Exchange
 from gateway.doors.openai.batches.queries import batch_errors, owner_of, page_query

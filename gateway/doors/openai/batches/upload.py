@@ -4,9 +4,13 @@ chunk by chunk as it arrives."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.helpers import parse_mimetype
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.batch.files import Chunks, FileDraft, FileKind
 from gateway.batch.port import Owner
@@ -16,10 +20,13 @@ from gateway.doors.http.exchange import Exchange
 from gateway.doors.openai.batches.queries import batch_errors, owner_of
 from gateway.doors.openai.batches.shapes import file_object
 
+T = TypeVar("T")
 PURPOSE = "batch"
 READ_BYTES = 64 * 1024
 MAX_FIELD_BYTES = 1024
 MAX_PARTS = 16
+MAX_BLANK_LINES = 4
+"""Before the form, which some clients send."""
 MAX_NAME_CHARS = 255
 MAX_KEEP_S = 30 * 86_400
 """Longest time of a file that OpenAI allows."""
@@ -68,17 +75,46 @@ async def upload_file(exchange: Exchange) -> web.StreamResponse:
 
 async def _receive(exchange: Exchange, request: web.BaseRequest, owner: Owner, form: _Form) -> None:
     reader = await request.multipart()
+    await _check_beginning(request, reader)
     for _ in range(MAX_PARTS):
-        part = await reader.next()
+        part = await _of_a_form(reader.next())
         if part is None:
             return
         if not isinstance(part, BodyPartReader):
             raise invalid(PURPOSE, "a form within the form: send its fields one by one")
+        encoding = part.headers.get("Content-Transfer-Encoding", "binary").lower()
+        if encoding not in ("7bit", "8bit", "binary"):
+            raise invalid("body", f"content-transfer-encoding: {encoding[:40]!r}: send plain bytes")
         if part.name == "file" and not form.file_id:
             await _receive_file(exchange, owner, form, part)
         else:
             await _receive_field(form, part)
     raise invalid("body", f"the form has more than {MAX_PARTS} parts")
+
+
+async def _check_beginning(request: web.BaseRequest, reader: MultipartReader) -> None:
+    """Raises ValueError unless the body begins with its boundary. What may stand before it, nobody
+    sends, and aiohttp would look through all of it in one turn of the loop."""
+    first = b""
+    for _ in range(MAX_BLANK_LINES):
+        first = await _of_a_form(request.content.readline())
+        if first.strip() or not first:
+            break
+    name = parse_mimetype(request.headers["Content-Type"]).parameters["boundary"]
+    boundary = b"--" + name.encode()
+    if first.rstrip() not in (boundary, boundary + b"--"):
+        raise ValueError(f"it does not begin with {boundary!r}")
+    reader._unread.append(first)
+
+
+async def _of_a_form(reading: Awaitable[T]) -> T:
+    """What is read. Raises ValueError for what aiohttp cannot read as a form."""
+    try:
+        return await reading
+    except HttpProcessingError as error:
+        raise ValueError(" ".join(error.message.split())) from None
+    except RuntimeError as error:  # of a field that names a character set
+        raise ValueError(str(error)) from None
 
 
 async def _receive_file(

@@ -8,7 +8,6 @@ conversation, as agents do anyhow.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 
 import msgspec
 
@@ -36,7 +35,9 @@ class ResponseStore:
     """The stored responses, by id. A tenant sees only its own."""
 
     def __init__(self) -> None:
-        self._by_id: OrderedDict[str, StoredResponse] = OrderedDict()
+        # Ids may be chosen by clients, so that two tenants may have the same one.
+        self._all: OrderedDict[tuple[str, str], StoredResponse] = OrderedDict()
+        self._of_tenant: dict[str, OrderedDict[str, None]] = {}
         self._bytes_of: dict[str, int] = {}
         self._bytes = 0
 
@@ -51,45 +52,34 @@ class ResponseStore:
         tenant, size = stored.tenant, stored.size_bytes
         if size > limits.stored_tenant_bytes or size > limits.stored_bytes:
             return
-        self._drop_oldest(
-            lambda: self._bytes_of.get(tenant, 0) + size > limits.stored_tenant_bytes, tenant
-        )
-        self._drop_oldest(lambda: self._bytes + size > limits.stored_bytes, None)
-        self._by_id[response_id] = stored
+        while self._bytes_of.get(tenant, 0) + size > limits.stored_tenant_bytes:
+            self._drop(tenant, next(iter(self._of_tenant[tenant])))
+        while self._bytes + size > limits.stored_bytes:
+            self._drop(*next(iter(self._all)))
+        self._all[tenant, response_id] = stored
+        self._of_tenant.setdefault(tenant, OrderedDict())[response_id] = None
         self._bytes += size
         self._bytes_of[tenant] = self._bytes_of.get(tenant, 0) + size
 
     def get(self, response_id: str, tenant: str, now: float) -> StoredResponse | None:
         """A response of the tenant; None: it is not kept."""
-        found = self._by_id.get(response_id)
-        if found is None or found.tenant != tenant:
-            return None
-        if now - found.stored_s > KEPT_S:
-            self._drop(response_id)
+        found = self._all.get((tenant, response_id))
+        if found is not None and now - found.stored_s > KEPT_S:
+            self._drop(tenant, response_id)
             return None
         return found
 
     def remove(self, response_id: str, tenant: str) -> bool:
         """Forgets a response of the tenant. Returns whether there was one."""
-        found = self._by_id.get(response_id)
-        if found is None or found.tenant != tenant:
+        if (tenant, response_id) not in self._all:
             return False
-        self._drop(response_id)
+        self._drop(tenant, response_id)
         return True
 
-    def _drop_oldest(self, is_full: Callable[[], bool], tenant: str | None) -> None:
-        """Drops the oldest responses, of one tenant or of all, until there is room."""
-        if not is_full():
-            return
-        for response_id in [*self._by_id]:
-            if tenant is None or self._by_id[response_id].tenant == tenant:
-                self._drop(response_id)
-                if not is_full():
-                    return
-
-    def _drop(self, response_id: str) -> None:
-        stored = self._by_id.pop(response_id)
-        self._bytes -= stored.size_bytes
-        left = self._bytes_of.pop(stored.tenant) - stored.size_bytes
-        if left:
-            self._bytes_of[stored.tenant] = left
+    def _drop(self, tenant: str, response_id: str) -> None:
+        size = self._all.pop((tenant, response_id)).size_bytes
+        self._bytes -= size
+        self._bytes_of[tenant] -= size
+        del self._of_tenant[tenant][response_id]
+        if not self._of_tenant[tenant]:
+            del self._of_tenant[tenant], self._bytes_of[tenant]

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.config.ledger import usd_text
 from gateway.domain.outcomes import Finished
-from gateway.doors.http.costs import usd_text
 from scheduler.contract import Usage
 
 

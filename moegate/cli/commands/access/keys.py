@@ -130,14 +130,6 @@ async def _list(stub: Stub, args: argparse.Namespace) -> None:
 
 async def _update(stub: Stub, args: argparse.Namespace) -> None:
     settings, given = _settings(args)
-    limits = [name for name, _ in LIMITS if settings.limits.HasField(name)]
-    if limits:  # the other limits stay
-        request = admin_pb2.ListKeysRequest(key_id=args.key_id)
-        found = await call_method(args, stub.ListKeys, request, TIMEOUT_S)
-        for key in found.keys:
-            merged = key.settings.limits
-            merged.MergeFrom(settings.limits)
-            settings.limits.CopyFrom(merged)
     if not given:
         raise CommandFailed("nothing to change: see `moegate keys update --help`")
     answer = await call_method(
@@ -207,8 +199,7 @@ def _settings(args: argparse.Namespace) -> tuple[admin_pb2.KeySettings, list[str
     for name, _ in LIMITS:
         if (value := getattr(args, name)) is not None:
             setattr(settings.limits, name, value)
-    if settings.HasField("limits"):
-        given.append("limits")
+            given.append(f"limits.{name}")
     if args.expires is not None:
         if args.expires != NEVER:
             settings.expires_at.FromDatetime(args.expires)

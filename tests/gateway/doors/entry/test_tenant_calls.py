@@ -26,6 +26,7 @@ class Fronts:
     claims: Claims = field(default_factory=Claims)
     asked: int = 0
     refused: list[str] = field(default_factory=list)
+    tenants: list[str] = field(default_factory=lambda: ["team", "other"])
     running: list[list[asyncio.Task[None]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -34,6 +35,7 @@ class Fronts:
                 self,  # type: ignore[arg-type]
                 lambda: LimitsConfig(tenant_rpcs=self.most),
                 self.refused.append,
+                lambda: self.tenants,
             )
             for _ in range(self.count)
         ]
@@ -77,8 +79,12 @@ class Fronts:
 
     @property
     def held(self) -> int:
+        """Slots of the team that the scheduler counts."""
+        return self.held_by("team")
+
+    def held_by(self, tenant: str) -> int:
         """Slots that the scheduler counts."""
-        return self.claims._limiter.running("tenant:team")
+        return self.claims._limiter.running(f"tenant:{tenant}")
 
 
 async def test_a_small_bound_is_exact_whichever_front_a_call_comes_to() -> None:
@@ -115,6 +121,24 @@ async def test_what_is_kept_is_bounded_and_given_back_when_the_bound_changes() -
     assert await fronts.begin(0)
     assert fronts.held == 1
     assert not await fronts.begin(1)
+
+
+async def test_what_is_kept_of_a_deleted_tenant_is_given_back() -> None:
+    fronts = Fronts(most=4 * KEPT_PARTS, count=1)
+    for tenant in ("team", "gone", "gone"):
+        await fronts.begin(0, tenant)
+    await fronts.end(0)
+    await fronts.end(0)
+    assert (fronts.held, fronts.held_by("gone")) == (1, 2)
+    # One that is known already asks for no cleaning up; the first call of another one does.
+    await fronts.begin(0, "team")
+    assert fronts.held_by("gone") == 2
+    await fronts.begin(0, "other")
+    assert (fronts.held, fronts.held_by("gone"), fronts.held_by("other")) == (1, 1, 1)
+    await fronts.end(0)  # a call that had begun before the tenant was deleted
+    assert fronts.held_by("gone") == 0
+    assert await fronts.begin(0, "gone")
+    assert fronts.held_by("gone") == 1
 
 
 @given(

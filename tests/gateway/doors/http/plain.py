@@ -100,7 +100,7 @@ def parts_of(served: Serving) -> HttpParts:
         key_limits=KeyLimits(served.gateway.scheduler, clock, refused),
         in_progress=CallsInProgress(lambda: front.active.config.limits, refused),
         tenant_calls=TenantCalls(
-            served.gateway.scheduler, lambda: front.active.config.limits, refused
+            served.gateway.scheduler, lambda: front.active.config.limits, refused, lambda: ()
         ),
         telemetry=served.gateway.telemetry,
         certificates=front.certificates,

@@ -95,3 +95,10 @@ def test_too_many_gateways_are_refused(value: str) -> None:
         terms_of(CIMultiDict({"moegate-hops": value}))
     assert (caught.value.status, caught.value.may_retry) == (400, False)
     assert caught.value.param == "moegate-hops"
+
+
+@pytest.mark.parametrize(("key", "said"), [("\udcff\udcfe", "no UTF-8"), ("k" * 129, "129 bytes")])
+def test_an_idempotency_key_that_cannot_be_kept_is_refused(key: str, said: str) -> None:
+    with pytest.raises(HttpError, match=said) as caught:
+        terms_of(CIMultiDict({"Idempotency-Key": key}))
+    assert (caught.value.status, caught.value.param) == (400, "idempotency-key")

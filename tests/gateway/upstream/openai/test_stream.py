@@ -603,8 +603,8 @@ def test_a_choice_that_was_not_requested_is_left_out() -> None:
     "payload",
     [
         b"{",
-        b"null",
-        b"[]",
+        b"[null]",
+        b"nullable",
         b"\xff",
         b'{"choices": 7}',
         b'{"choices": [{"delta": {"content": 7}}]}',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -261,3 +262,67 @@ def test_a_rank_whose_capacity_is_unknown_makes_that_of_the_server_unknown() -> 
     text = TOLD.replace(b'"76800"', b'"None"').replace(b'"1200"', b'"None"', 1)
     assert capacities(text, 2) == [None, None, 76_800]
     assert capacities(TOLD.replace(b'"76800"', b'"0"'), 2) == [None, None, None]
+
+
+def test_the_caches_of_all_ranks_where_fewer_lines_tell_them() -> None:
+    one = TOLD.splitlines()[0]
+    assert capacities(one, 2) == [153_600, 76_800, None]
+    blocks = one.replace(b'kv_cache_size_tokens="76800",', b"")
+    assert capacities(blocks, 2) == [153_600, 76_800, None]
+    told = one.replace(b'num_gpu_blocks="1200"', b'num_gpu_blocks="None"')
+    assert capacities(told, 2) == [None, 76_800, None], "half of it is not the whole"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda line: line,
+        lambda line: line + b" 1764504453000",
+        lambda line: line + b' # {trace_id="a"} 7 1764504453.1',
+        lambda line: line + b" ",
+        lambda line: line.replace(b"} ", b"}\t"),
+        lambda line: line.replace(b"} ", b"}  "),
+        lambda line: line + b"\r",
+        lambda line: line + b"\n" + line,
+        lambda line: line.replace(b'"m"', b'"a} 7 \\"b\\", {"'),
+        lambda line: line.replace(b"3.0", b"0.3e+1"),
+    ],
+    ids=["plain", "time", "example", "space", "tab", "spaces", "CR", "twice", "label", "exponent"],
+)
+def test_however_a_line_is_written(written: Callable[[bytes], bytes]) -> None:
+    lines = [each for each in RANKS.splitlines() if b'engine="2"' in each]
+    text = b"\n".join(map(written, lines)).replace(b'"2"', b'"0"') + b"\n"
+    (pinned,) = parse_rank_metrics(text, ["p"], 0.0, None)
+    for report in (parse_metrics(text, "p", 0.0, None), pinned):
+        assert (report.running, report.waiting, report.generation_tokens_total) == (3, 0, 200)
+        assert report.kv_usage == pytest.approx(0.3)
+        assert report.kv_capacity_tokens == 480
+
+
+def test_lines_without_labels_are_read() -> None:
+    text = b"vllm:num_requests_running 1\nvllm:num_requests_waiting 2.0 1764504453000\n"
+    report = parse_metrics(text, "p", 0.0, None)
+    assert (report.running, report.waiting, report.kv_usage) == (1, 2, None)
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"+Inf", b"-1", b"50.0", b"many"])
+def test_a_usage_that_is_no_fraction_is_unknown(value: bytes) -> None:
+    report = parse_metrics(RANKS.replace(b" 0.1\n", b" " + value + b"\n"), "p", 0.0, None)
+    assert (report.kv_usage, report.kv_usage_fullest, report.running) == (None, None, 6)
+
+
+def test_what_one_rank_does_not_tell_is_unknown_of_all() -> None:
+    """The sum of the others is not that of the server."""
+    text = b"".join(
+        line
+        for line in RANKS.splitlines(keepends=True)
+        if not (b'engine="1"' in line and (b"kv_cache_usage" in line or b"generation" in line))
+    )
+    report = parse_metrics(text, "p", 0.0, None)
+    assert (report.running, report.kv_usage, report.generation_tokens_total) == (6, None, None)
+
+
+def test_a_rank_without_one_of_its_gauges_is_not_idle() -> None:
+    text = RANKS.replace(b'vllm:num_requests_waiting{engine="1"', b'vllm:other{engine="1"')
+    with pytest.raises(BadMetrics, match="lacks vllm:num_requests_waiting of p"):
+        parse_metrics(text, "p", 0.0, None)

@@ -102,6 +102,10 @@ async def test_a_key_is_made_rotated_and_revoked(served: ServingConsole, reader:
     second = secret_of(await send(reader, "/keys/bot", "/keys/bot/rotate", grace="after a day"))
     assert await taken(served, first)
     assert await taken(served, second)
+    for grace in ("", "after a year"):  # the secrets of before must not end by mistake
+        unknown = await send(reader, "/keys/bot", "/keys/bot/rotate", grace=grace)
+        assert unknown.status == 400
+    assert await taken(served, second)
     third = secret_of(await send(reader, "/keys/bot", "/keys/bot/rotate", grace="at once"))
     assert not await taken(served, second)
     assert await taken(served, third)
@@ -181,6 +185,15 @@ async def test_tenants_are_set_and_deleted(reader: Reader) -> None:
     assert "lab 2.5 40 0" in shown.words
     assert (await send(reader, "/tenants", name="team")).status == 409
     assert (await send(reader, "/tenants", name="lab", weight="heavy")).status == 400
+    # What is left empty stays, and a form that has the values of before says all of them.
+    assert "lab 2.5 50 0" in (await send(reader, "/tenants", name="lab", rpcs="50")).words
+    form = await page(reader, "/tenants?change=lab")
+    assert "Change lab" in form.words
+    for value in ("2.5", "50"):
+        assert f'value="{value}"' in form.text
+    fields = {"name": "lab", "whole": "yes", "weight": "2.5", "rpcs": ""}
+    assert "lab 2.5 as all 0" in (await send(reader, "/tenants", **fields)).words
+    assert "Change team" not in (await page(reader, "/tenants?change=team")).words
     gone = await send(reader, "/tenants/lab/delete")
     assert "The tenant is deleted." in gone.words
     assert "lab 2.5" not in gone.words

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import structs
 
 from gateway.telemetry.fleet import FleetMetrics
@@ -141,6 +142,8 @@ LATE = Request(request=chat_request())
 LATE.complete_before.FromSeconds(int(time.time()) - 10)
 FAR = Request(request=chat_request())
 FAR.complete_before.FromSeconds(int(time.time()) + 400 * 86_400)
+NO_YEAR = Request(request=chat_request(), complete_before=Timestamp(seconds=1 << 62))
+NO_TIME = Request(request=chat_request(), complete_before=Timestamp(seconds=1, nanos=-1))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +165,8 @@ FAR.complete_before.FromSeconds(int(time.time()) + 400 * 86_400)
         ),
         ([LATE], "complete_before: -"),
         ([FAR], "give a time within 30 days"),
+        ([NO_YEAR], "complete_before: 4611686018427387904 s since 1970"),
+        ([NO_TIME], "complete_before: -1 nanos"),
         ([Request(request=chat_request(), max_cost_nano_usd=0)], "max_cost_nano_usd: 0: give more"),
         ([Request(request=chat_request(), metadata={"k": "v" * 600})], "metadata: give at most 16"),
     ],

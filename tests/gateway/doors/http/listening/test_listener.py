@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import trustme
 
 from gateway.config.server import TlsConfig
+from gateway.doors.http.listening.listener import _Http1Connection
 from tests import serving
 from tests.gateway.doors.http.plain import plain_port
 from tests.http_serving import BEARER, serving_http
@@ -149,6 +152,55 @@ async def test_a_drain_ends_idle_connections_and_waits_for_streams() -> None:
             await connected(address)
         writer.close()
         used_writer.close()
+
+
+async def test_a_body_that_still_comes_at_the_beginning_of_a_drain_is_read_and_answered() -> None:
+    async with plain_port(settings(), ready=False) as (_, port, _):
+        reader, writer = await connected(port.address)
+        body = b'{"text": "hello"}'
+        head = f"POST /plain/echo HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        writer.write(f"{head}Authorization: Bearer {serving.KEY}\r\n\r\n".encode() + body[:5])
+        await serving.until(lambda: any(each.asked for each in port.listener._open))
+        port.listener.close()
+        await asyncio.sleep(0)
+        writer.write(body[5:])
+        async with asyncio.timeout(serving.READY_S):
+            answer = await reader.read(-1)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"Connection: close" in answer
+        assert b'"characters":5' in answer
+        writer.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_connection_accepted_as_the_port_closes_is_answered_or_closed(turns: int) -> None:
+    """`turns`: of the loop between the connection in the kernel and the end of the port."""
+    async with plain_port(settings(), ready=False) as (_, port, _):
+        host, _, number = port.address.rpartition(":")
+        clients = [socket.create_connection((host, int(number))) for _ in range(3)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        port.listener.close()
+        for client in clients:
+            reader, writer = await asyncio.open_connection(sock=client)
+            with contextlib.suppress(ConnectionError):
+                writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+                async with asyncio.timeout(serving.READY_S):
+                    answer = await reader.read(-1)
+                assert not answer or answer.startswith(b"HTTP/1.1 200 ")
+            writer.close()
+
+
+async def test_a_connection_left_over_by_an_answer_of_that_moment_is_closed_later() -> None:
+    async with plain_port(settings(), ready=False) as (_, port, _):
+        reader, writer = await connected(port.address)
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"ok\n")
+        (connection,) = port.listener._open
+        assert isinstance(connection, _Http1Connection)
+        connection.is_leaving = True  # and nothing closed it, as its request had not ended
+        await closed(reader)
+        writer.close()
 
 
 async def test_tls_follows_renewed_certificates(tmp_path: Path) -> None:

@@ -233,6 +233,47 @@ async def test_a_body_that_is_no_form(made: Rig) -> None:
         assert "no multipart/form-data" in (await response.json())["error"]["message"]
 
 
+FILE = b'Content-Disposition: form-data; name="file"; filename="f"'
+
+
+def form_of(*parts: bytes) -> bytes:
+    """A form of parts, each its headers, an empty line and its content; between boundaries B."""
+    return b"".join(b"--B\r\n" + part + b"\r\n" for part in parts) + b"--B--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (form_of(b"no header\r\n\r\nx"), "Invalid HTTP header"),
+        (form_of(FILE[:-1] + b'\x1b"\r\n\r\nx'), "Invalid HTTP header"),
+        (form_of(FILE[:-1] + b"f" * 9000 + b'"\r\n\r\nx'), "more than 8190 bytes"),
+        (form_of(b"X: y\r\n" * 200 + b"\r\nx"), "Too many headers"),
+        (form_of(b'Content-Disposition: form-data; name="_charset_"\r\n\r\nutf-8'), "no multipart"),
+        (
+            form_of(b'Content-Disposition: form-data; name="_charset_"\r\n\r\n' + b"u" * 99),
+            "Invalid default charset",
+        ),
+        (form_of(FILE + b"\r\nContent-Transfer-Encoding: base64\r\n\r\neA=="), "plain bytes"),
+        (b"j" * 1_000_000, "more than 524288 bytes"),
+        (b"preamble\r\n" * 1000 + form_of(FILE + b"\r\n\r\nx"), "does not begin with b'--B'"),
+        (b"--A\r\n" * 1000 + form_of(FILE + b"\r\n\r\nx"), "does not begin with b'--B'"),
+        (form_of(FILE + b"\r\n\r\nx")[:-6], "no multipart"),
+        (b"", "does not begin with b'--B'"),
+        (b"\r\n" + form_of(FILE + b"\r\n\r\nx"), "purpose: none"),
+    ],
+)
+async def test_a_form_that_cannot_be_read_is_the_callers_fault(
+    made: Rig, body: bytes, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=B"}
+    url = made.http.url + "/v1/files"
+    async with made.http.session.post(url, data=body, headers=headers) as response:
+        found = await response.json()
+    assert response.status == 400, found
+    assert said in found["error"]["message"]
+    assert not [each for each in caplog.records if each.exc_info]
+
+
 @pytest.mark.parametrize(
     ("changed", "param"),
     [

@@ -244,3 +244,19 @@ def test_stored_responses_are_bounded_by_tenant_first() -> None:
     assert not store.remove("b1", "a")
     assert store.get("b1", "b", KEPT_S + 1) is None
     assert store.total_bytes == 25
+
+
+def test_an_id_that_two_tenants_chose_names_a_response_of_each() -> None:
+    limits = LimitsConfig(stored_bytes=100, stored_tenant_bytes=60)
+    store = ResponseStore()
+    store.put("same", stored("a", 40), limits)
+    store.put("same", stored("b", 25), limits)
+    found = store.get("same", "a", 0.0), store.get("same", "b", 0.0)
+    assert [None if each is None else each.size_bytes for each in found] == [40, 25]
+    assert store.remove("same", "b")
+    assert store.get("same", "a", 0.0) is not None
+    assert store.total_bytes == 40
+    store.put("same", stored("a", 50), limits)
+    assert store.total_bytes == 50
+    assert store.remove("same", "a")
+    assert store.total_bytes == 0
