@@ -36,7 +36,6 @@ _INDEX = np.arange(float(GRID_POINTS))
 # of the time of maximum and minimum, which look for NaN.
 _ONE = np.array(1.0)
 _STEPS = np.array(float(STEPS_PER_OCTAVE))
-_GRID_POINTS = np.array(GRID_POINTS)
 _ZERO = np.array(0.0)
 _FADES = np.array(1.0 - 1.0 / MEMORY_ANSWERS)
 _PRIOR_ANSWERS = np.array(PRIOR_ANSWERS)
@@ -112,14 +111,12 @@ class OutputLengths:
         at = (position + row * _LINE_POINTS).astype(np.intp)
         flat = self._lines.ravel()
         position *= flat.take(at)
-        at += _GRID_POINTS
-        position += flat.take(at)
+        position += flat[GRID_POINTS:].take(at)
         return position
 
-    def survival_of_first(self, row: Floats) -> Floats:
-        """S(1) of the given rows."""
-        first: Floats = self.table[row.astype(np.intp), 0]
-        return first
+    def survival_of_first(self, row: int) -> float:
+        """S(1) of a row."""
+        return self.table.item(row, 0)
 
     def expected(self, key: str, longest: int) -> tuple[float, int]:
         """Mean length, and the length that `LONGER_SHARE` of answers exceed, cut at `longest`."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from scheduler.contract import Fault, PlacementKind, Request
 from scheduler.placement_state import Placement, PlacementState
+
+_FAULTS_OF_REQUESTS = (Fault.REQUEST, Fault.REJECTED)
 
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
     """An attempt that failed before the client had output."""
 
-    placement: str
-    kind: PlacementKind
+    facts: Placement
     fault: Fault
 
 
@@ -36,25 +37,16 @@ class TrackedRequest:
     spread_tokens: float = 0.0
     """KV tokens to reserve: prompt and expected output. Nine of ten outputs exceed the expected one
     by at most `spread_tokens`."""
-    failed_attempts: list[FailedAttempt] = field(default_factory=list)
-    _tried: set[str] = field(default_factory=set)
-    _unsuited_pools: set[str] = field(default_factory=set)
-    _failed_domains: set[str] = field(default_factory=set)
+    failed_attempts: tuple[FailedAttempt, ...] = ()
 
     def record_failure(self, facts: Placement, fault: Fault) -> None:
         """Records that an attempt failed on the placement."""
-        self.failed_attempts.append(FailedAttempt(facts.name, facts.kind, fault))
-        self._tried.add(facts.name)
-        if fault is Fault.REQUEST:
-            if facts.pool:
-                self._unsuited_pools.add(facts.pool)
-        elif fault is not Fault.REJECTED and facts.failure_domain:
-            self._failed_domains.add(facts.failure_domain)
+        self.failed_attempts += (FailedAttempt(facts, fault),)
 
     @property
     def failed(self) -> bool:
         """Whether an attempt failed."""
-        return bool(self._tried)
+        return bool(self.failed_attempts)
 
     def may_try(self, facts: Placement) -> bool:
         """Whether no attempt failed on the placement, and none showed the request unsuited to its
@@ -62,25 +54,34 @@ class TrackedRequest:
         which is other software and is paid for."""
         if facts.kind is PlacementKind.REMOTE and self.rejected_at_home:
             return False
-        return facts.name not in self._tried and facts.pool not in self._unsuited_pools
+        return not any(
+            attempt.facts.name == facts.name
+            or (attempt.fault is Fault.REQUEST and facts.pool and attempt.facts.pool == facts.pool)
+            for attempt in self.failed_attempts
+        )
 
     @property
     def rejected_by(self) -> str:
         """The placement that rejected the request first; empty: none."""
-        return next((a.placement for a in self.failed_attempts if a.fault is Fault.REJECTED), "")
+        return next((a.facts.name for a in self.failed_attempts if a.fault is Fault.REJECTED), "")
 
     @property
     def rejected_at_home(self) -> bool:
         """Whether a self-hosted placement rejected the request."""
         return any(
-            attempt.fault is Fault.REJECTED and attempt.kind is PlacementKind.SELF_HOSTED
+            attempt.fault is Fault.REJECTED and attempt.facts.kind is PlacementKind.SELF_HOSTED
             for attempt in self.failed_attempts
         )
 
     def preferred(self, states: Sequence[PlacementState]) -> Sequence[PlacementState]:
         """The placements outside the failure domains of failed attempts; all if none is outside."""
-        if not self._failed_domains:
-            return states
-        return [
-            state for state in states if state.facts.failure_domain not in self._failed_domains
-        ] or states
+        own_faults = (Fault.REQUEST, Fault.REJECTED)  # those of the request
+        domains = {
+            a.facts.failure_domain for a in self.failed_attempts if a.fault not in own_faults
+        }
+        outside = [
+            state
+            for state in states
+            if not state.facts.failure_domain or state.facts.failure_domain not in domains
+        ]
+        return outside or states

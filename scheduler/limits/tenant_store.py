@@ -47,7 +47,8 @@ class TenantStore(Generic[K, V]):
         entries."""
         self.pop(key)
         self._entries[key] = (tenant, value)
-        keys = self._by_tenant.setdefault(tenant, OrderedDict())
+        if (keys := self._by_tenant.get(tenant)) is None:
+            keys = self._by_tenant[tenant] = OrderedDict()
         keys[key] = None
         self._recount(tenant, len(keys) - 1, len(keys))
         while len(self._entries) > self._most:
@@ -85,13 +86,16 @@ class TenantStore(Generic[K, V]):
 
     def _recount(self, tenant: str, before: int, after: int) -> None:
         """Moves a tenant between the groups of tenants with as many entries."""
-        if after:
-            self._by_count.setdefault(after, {})[tenant] = None
+        by_count = self._by_count
+        if after in by_count:
+            by_count[after][tenant] = None
+        elif after:
+            by_count[after] = {tenant: None}
         if before:
-            group = self._by_count[before]
+            group = by_count[before]
             del group[tenant]
             if not group:
-                del self._by_count[before]
-        self._largest = max(self._largest, after)
-        if self._largest not in self._by_count:
-            self._largest = after  # the only tenant with most has lost one entry
+                del by_count[before]
+        # The only tenant with most may have lost one entry.
+        if after > self._largest or self._largest not in by_count:
+            self._largest = after

@@ -137,10 +137,10 @@ def _compare_success(
     if len(quarantine):
         quarantine.clear(request)
     for failed in tracked.failed_attempts:
-        model_state.admission.record_taken_elsewhere(failed.placement, request, now)
-        if (index := model_state.fleet.index.get(failed.placement)) is not None:
+        model_state.admission.record_taken_elsewhere(failed.facts.name, request, now)
+        if (index := model_state.fleet.index.get(failed.facts.name)) is not None:
             model_state.suspect.add(index)
-        at = model_state.state_of(failed.placement)
+        at = model_state.state_of(failed.facts.name)
         if at is not None and failed.fault is Fault.REJECTED:
             at.record_outcome(failed=True)
 

@@ -20,10 +20,10 @@ from scheduler.placement.objectives import ObjectiveRule
 from scheduler.placement.quotes import Block, Blocks, PlacementQuery, Quote
 from scheduler.policy import Policy
 
-# numpy compares plain integers faster than enum members.
-_SLOTS, _KV, _TTFT, _TPOT, _HELD, _PREFILLS = map(
-    np.int8,
-    (Block.SLOTS, Block.KV, Block.TTFT, Block.TPOT, Block.HELD, Block.PREFILLS),
+# numpy takes arrays without dimensions faster than numbers and enum members.
+_SLOTS, _KV, _TTFT, _TPOT, _HELD, _PREFILLS = (
+    np.array(block, dtype=np.int8)
+    for block in (Block.SLOTS, Block.KV, Block.TTFT, Block.TPOT, Block.HELD, Block.PREFILLS)
 )
 
 
@@ -85,9 +85,10 @@ def _check_prefills(
 ) -> Blocks:
     """Prompts of several steps are pending: behind them this one would wait, and their stalls of
     the running streams would add up to one that no single prompt makes."""
-    if query.late or not np.count_nonzero(quote.wait_s):
+    most, wait_s = policy.most_pending_chunks, quote.wait_s
+    if query.late or largest(wait_s) <= most * least(fleet.chunk_s):
         return blocked
-    return _mark(blocked, quote.wait_s > policy.most_pending_chunks * fleet.chunk_s, _PREFILLS)
+    return _mark(blocked, wait_s > most * fleet.chunk_s, _PREFILLS)
 
 
 def _check_tpot(
@@ -155,11 +156,11 @@ def _check_slots(
     return _mark(blocked, fleet.slot_room < choices, _SLOTS)
 
 
-def _mark(blocked: Blocks, where: npt.NDArray[np.bool_], block: np.int8) -> Blocks:
+def _mark(blocked: Blocks, where: npt.NDArray[np.bool_], block: Blocks) -> Blocks:
     """`blocked` with `block` there; written in place unless it is read-only, as `all_free` is."""
     if not blocked.flags.writeable:
         return where * block
-    blocked[where] = block
+    np.putmask(blocked, where, block)
     return blocked
 
 

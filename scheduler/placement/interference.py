@@ -124,19 +124,20 @@ class Streams:
         limit_s, most, weight, rows = table[_LIMIT:]
         if not np.count_nonzero(weight):
             return np.zeros(STALL_POINTS)
-        elapsed_s, tokens = now - table[:_TOKENS]  # since the first token, and since the newest
+        step = np.array(step_s)
+        # Since the first token, and since the newest.
+        elapsed_s, tokens = np.array(now) - table[:_TOKENS]
         np.fmin(tokens, _SILENCE, tokens)
-        tokens /= step_s
+        tokens /= step
         tokens += table[_TOKENS]
-        if starts_s:
-            begins = np.array([self._rows[request_id] for request_id in starts_s])
-            elapsed_s[begins] = [-start_s for start_s in starts_s.values()]
-            tokens[begins] = 1.0
+        weight = weight.copy()
+        for request_id, start_s in starts_s.items():
+            at = self._rows[request_id]
+            elapsed_s[at], tokens[at] = -start_s, 1.0
             # An answer of one token has no time per token.
-            weight = weight.copy()
-            weight[begins] *= lengths.survival_of_first(rows[begins])
+            weight[at] *= lengths.survival_of_first(int(rows.item(at)))
         late_s = elapsed_s - limit_s * (tokens - _ONE)
-        regained_s = limit_s - step_s
+        regained_s = limit_s - step
         # Row 0: the tokens of each stream; then the tokens at which it has recovered, per stall.
         reached = np.empty((STALL_POINTS + 1, count))
         reached[0] = tokens

@@ -18,7 +18,10 @@ from scheduler.policy import Policy
 MOST_REFRESHES = 2
 """Interference curves that one choice refreshes at most: bounds its time, whatever the number of
 placements."""
-_FREE, _INTERFERENCE = np.int8(Block.FREE), np.int8(Block.INTERFERENCE)
+# numpy takes arrays without dimensions faster than numbers and enum members.
+_FREE = np.array(Block.FREE, dtype=np.int8)
+_INTERFERENCE = np.array(Block.INTERFERENCE, dtype=np.int8)
+_NEVER = np.array(np.inf)
 
 
 def choose(
@@ -63,12 +66,12 @@ def _best(fleet: SelfHostedFleet, quote: Quote, rotation: int) -> int | None:
         return None
     if quote.blocked is not fleet.all_free:
         score = score.copy()
-        score[quote.blocked != _FREE] = np.inf
+        np.putmask(score, quote.blocked != _FREE, _NEVER)
     best = int(score.argmin())
     least = score.item(best)
     if least == np.inf:
         return None
-    near = score <= least * objective.tie_ratio
+    near = score <= np.array(least * objective.tie_ratio)
     if np.count_nonzero(near) == 1:
         return best
     ties = objective.prefer(fleet, score, near.nonzero()[0])

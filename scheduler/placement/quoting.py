@@ -25,9 +25,9 @@ from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.policy import Policy
 
 # numpy takes arrays without dimensions faster than Python numbers, and fmax faster than maximum.
-_ZERO, _HALF, _STALL_POINTS = np.array(0.0), np.array(0.5), np.array(STALL_POINTS)
-# numpy compares plain integers faster than enum members.
-_FREE, _INTERFERENCE = np.int8(Block.FREE), np.int8(Block.INTERFERENCE)
+_ZERO = np.array(0.0)
+_FREE = np.array(Block.FREE, dtype=np.int8)
+_INTERFERENCE = np.array(Block.INTERFERENCE, dtype=np.int8)
 
 Limits = tuple[Blocks, Floats | float]
 """Blocks apart from interference, and the violations that each placement may be expected to cause:
@@ -44,12 +44,12 @@ def quote_with_limits(
 ) -> tuple[Quote, Limits]:
     """The same with what `recheck_interference` needs."""
     buffers, request = fleet.buffers, query.request
-    quote = buffers.quote
+    quote, now_s = buffers.quote, np.array(now)
     quote.hit_tokens, quote.nano_usd_per_s = query.hit_tokens, fleet.nano_usd_per_s
-    _predict_prefills(fleet, buffers, query, now)
-    _predict_stalls(fleet, buffers, now)
+    _predict_prefills(fleet, buffers, query, now_s)
+    _predict_stalls(fleet, buffers, now_s)
     _predict_steps(fleet, buffers, query)
-    _predict_first_tokens(fleet, buffers, now)
+    _predict_first_tokens(fleet, buffers, now_s)
     if fleet.stall_weights is not None:  # some have engines of their own that decode
         constant_s, token_s = fleet.transfer_s
         buffers.ttft_s += constant_s + token_s * float(request.prompt_tokens)
@@ -71,23 +71,26 @@ def quote_with_limits(
 
 
 def _predict_prefills(
-    fleet: SelfHostedFleet, buffers: QuoteBuffers, query: PlacementQuery, now: float
+    fleet: SelfHostedFleet, buffers: QuoteBuffers, query: PlacementQuery, now: Floats
 ) -> None:
     """Writes `wait_s`, `prefill_s` and `own_end_s`."""
     prompt, hits = float(query.request.prompt_tokens), query.hit_tokens
-    uncached = prompt if hits is fleet.no_hits else np.array(prompt) - hits
     inputs = query.request.inputs
     # Of several inputs each attends to itself alone: u (2 c - u) is then u u / inputs.
     context = prompt if inputs == 1 else prompt * (0.5 + 0.5 / inputs)
-    fleet.models.prefill_time_s(uncached, context, fleet.untouched_s, buffers.prefill_s)
+    models, untouched_s, prefill_s = fleet.models, fleet.untouched_s, buffers.prefill_s
+    if hits is fleet.no_hits:
+        models.uncached_prefill_time_s(prompt, context, untouched_s, prefill_s)
+    else:
+        models.prefill_time_s(np.array(prompt) - hits, context, untouched_s, prefill_s)
     if query.activation_s is not None:
         buffers.prefill_s += query.activation_s
-    np.subtract(fleet.prefill_end_s, np.array(now), buffers.wait_s)
+    np.subtract(fleet.prefill_end_s, now, buffers.wait_s)
     np.fmax(buffers.wait_s, _ZERO, buffers.wait_s)
     np.add(buffers.wait_s, buffers.prefill_s, buffers.own_end_s)
 
 
-def _predict_stalls(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: float) -> None:
+def _predict_stalls(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: Floats) -> None:
     """Writes `stall_positions` and `stall_added_s`, from the stall of each group without and with
     the request. Ranks of a group stall until the slowest one is done."""
     stalls_s = buffers.own_stalls_s
@@ -121,21 +124,24 @@ def _predict_steps(fleet: SelfHostedFleet, buffers: QuoteBuffers, query: Placeme
         buffers.quote.steps = buffers.quote.steps / models.tokens_per_step
 
 
-def _predict_first_tokens(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: float) -> None:
+def _predict_first_tokens(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: Floats) -> None:
     """Writes `ttft_s`, and sets the slowest one. The prompt shares the next step with the pending
     ones that are not computed yet, else it joins one when the step that runs ends, which is half
     over on average. Each chunk shares its step with decodes."""
     ttft_s = buffers.ttft_s
-    begin_s, end_s, computing_s, waiting_s = fleet.phase_s
+    begin_s, end_s, computing_s, waiting_s = fleet.phase_rows
     np.subtract(end_s, now, ttft_s)
     np.fmax(ttft_s, fleet.half_step_s, ttft_s)
     work_s = waiting_s + buffers.prefill_s
-    if largest(begin_s) > now:
-        early = begin_s > now
-        ttft_s[early] = begin_s[early] - now
-        work_s[early] = computing_s[early] + buffers.prefill_s[early]
+    early = begin_s > now
+    if np.count_nonzero(early):
+        np.putmask(ttft_s, early, begin_s - now)
+        np.putmask(work_s, early, computing_s + buffers.prefill_s)
     ttft_s += work_s
-    ttft_s += np.ceil(work_s / fleet.chunk_s) * buffers.next_step_s
+    work_s /= fleet.chunk_s
+    np.ceil(work_s, work_s)
+    work_s *= buffers.next_step_s
+    ttft_s += work_s
     buffers.quote.slowest_ttft_s = largest(ttft_s)
 
 
@@ -160,10 +166,9 @@ def check_interference(fleet: SelfHostedFleet, limits: Limits) -> None:
     quote, at, positions = buffers.quote, buffers.line_at, buffers.line_positions
     np.add(buffers.stall_positions, fleet.line_offsets, positions)
     np.copyto(at, positions, casting="unsafe")
-    lines, values = fleet.interference_lines.ravel(), positions
-    np.multiply(lines.take(at), buffers.stall_positions, values)
-    at += _STALL_POINTS
-    values += lines.take(at)
+    values = fleet.line_table.take(at)
+    values *= buffers.stall_positions
+    values += fleet.line_table[STALL_POINTS:].take(at)
     np.subtract(values[1], values[0], buffers.violations_expected)
     quote.blocked = otherwise
     interferes = buffers.violations_expected > tolerated
@@ -173,7 +178,7 @@ def check_interference(fleet: SelfHostedFleet, limits: Limits) -> None:
         else:
             interferes &= otherwise == _FREE
             quote.blocked = otherwise.copy()
-            quote.blocked[interferes] = _INTERFERENCE
+            np.putmask(quote.blocked, interferes, _INTERFERENCE)
 
 
 def recheck_interference(fleet: SelfHostedFleet, limits: Limits, index: int) -> bool:
@@ -184,16 +189,17 @@ def recheck_interference(fleet: SelfHostedFleet, limits: Limits, index: int) -> 
     if fleet.grouped:
         check_interference(fleet, limits)
     else:
-        before, after = buffers.stall_positions[:, index].tolist()
-        rises, starts = fleet.interference_lines[index].tolist()
+        positions, (rises, starts) = buffers.stall_positions, fleet.interference_lines[index]
+        before, after = positions.item(0, index), positions.item(1, index)
         below, upto = int(before), int(after)
-        expected = starts[upto] + rises[upto] * after - starts[below] - rises[below] * before
+        expected = starts.item(upto) + rises.item(upto) * after
+        expected -= starts.item(below) + rises.item(below) * before
         buffers.violations_expected[index] = expected
-        if otherwise[index] == _FREE:
-            most = tolerated[index] if isinstance(tolerated, np.ndarray) else tolerated
-            interferes = expected > most
-            if interferes != (quote.blocked[index] == _INTERFERENCE):
+        if otherwise.item(index) == Block.FREE:
+            most = tolerated.item(index) if isinstance(tolerated, np.ndarray) else tolerated
+            block = Block.INTERFERENCE if expected > most else Block.FREE
+            if block != quote.blocked.item(index):
                 if quote.blocked is otherwise:
                     quote.blocked = otherwise.copy()
-                quote.blocked[index] = _INTERFERENCE if interferes else _FREE
-    return bool(quote.blocked[index] == _FREE)
+                quote.blocked[index] = block
+    return quote.blocked.item(index) == Block.FREE

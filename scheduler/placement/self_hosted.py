@@ -27,7 +27,8 @@ from scheduler.placement.quotes import QuoteBuffers
 from scheduler.placement_state import REPORT_STALE_S, PlacementState, Resident
 from scheduler.policy import Policy
 from scheduler.step_time.step_fit import StepFit
-from scheduler.step_time.step_model import StepModel, StepModels
+from scheduler.step_time.step_model import StepModel
+from scheduler.step_time.step_models import StepModels
 from scheduler.step_time.step_windows import has_restarted, new_preemptions
 
 CURVE_AGE_S = 0.1
@@ -110,6 +111,7 @@ class SelfHostedFleet:
         self.phase_s: Floats = np.full((4, count), -np.inf)
         """Of pending prefills, see the first four fields of `PrefillPhases`."""
         self.phase_s[2:] = 0.0
+        self.phase_rows: tuple[Floats, ...] = tuple(self.phase_s)
         self.half_step_s: Floats = np.zeros(count)
         """What is left of the step that runs, on average; 0 on an idle group."""
         self.stretch: Floats = np.ones(count)
@@ -133,6 +135,8 @@ class SelfHostedFleet:
         """Interference curves: rise and start of the line from each point to the next, see
         `write_lines`."""
         self.line_offsets = np.arange(float(count)) * (2 * STALL_POINTS)
+        self.line_table: Floats = self.interference_lines.ravel()
+        """The same memory as one row: a rise, and STALL_POINTS later the start of its line."""
         self.all_free = np.zeros(count, dtype=np.int8)
         self.no_hits: Floats = np.zeros(count)
         self.all_free.flags.writeable = self.no_hits.flags.writeable = False

@@ -65,9 +65,9 @@ def test_keys_beyond_the_bound_use_the_models_row() -> None:
 
 def test_the_survival_of_the_first_token_is_that_of_one_token() -> None:
     lengths = OutputLengths()
-    rows = np.array([float(lengths.row(key)) for key in ("a", "b", "")])
+    rows = [lengths.row(key) for key in ("a", "b", "")]
     for tokens in (1, 1, 30, 2000):
         lengths.learn("a", tokens)
-        found = lengths.survival_of_first(rows)
-        assert np.array_equal(found, lengths.survival(rows, np.ones(3)))
+        found = [lengths.survival_of_first(row) for row in rows]
+        assert found == lengths.survival(np.array(rows, dtype=np.float64), np.ones(3)).tolist()
     assert found[0] < found[1]

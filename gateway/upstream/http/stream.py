@@ -29,6 +29,11 @@ from gateway.upstream.http.sse import EventTooLarge, SseReader
 ERROR_BODY_S = 2.0
 """Longest wait for the body of an error, whose status is known already."""
 MAX_ERROR_BODY_BYTES = 64 * 1024
+MAX_WHOLE_BYTES = 1_000_000
+"""Longest answer that is read as a whole although a stream was asked for."""
+_EVENT_SIGNS = (b"data:", b"event:", b":", b"id:", b"retry:")
+_SIGN_BYTES = 6
+"""Bytes that show whether a body is a stream of events."""
 PART_BYTES = 8 * 1024
 """Bytes that are decoded at once. More have come only if the server sends faster than any model."""
 LARGE_EVENT_BYTES = 64 * 1024
@@ -88,14 +93,14 @@ async def stream_chunks(
     response = await open_good(request, bounds)
     received = 0
     try:
-        await _check_event_stream(response, bounds)
+        first = await _first_bytes(response, bounds, call.max_bytes)
         while not decoder.ended:
             if decoder.started and not decoder.finished and (window_s := pace.window_s) > 0:
                 # Under load: all output of the window is read, decoded and sent at once.
                 await response.gather(window_s, decoder.last_event)
             try:
                 bounds.check_end(now())
-                data = await http_call.read_some(response, bounds)
+                data, first = first or await http_call.read_some(response, bounds), b""
             except UpstreamFailure:
                 # Only the usage is missing: a complete answer is not thrown away for it.
                 if decoder.finished:
@@ -178,16 +183,40 @@ async def open_good(request: HttpRequest, bounds: CallBounds) -> Response:
     raise failures.http_failure(response.status, text, response.headers, time.time())
 
 
-async def _check_event_stream(response: Response, bounds: CallBounds) -> None:
-    """Raises UpstreamFailure for another content type: the error in the body, if there is one."""
+async def _first_bytes(response: Response, bounds: CallBounds, max_bytes: int) -> bytes:
+    """The beginning of a stream of events; empty: nothing was read of it.
+
+    Some servers say another content type, and some answer as a whole although a stream was asked
+    for: such an answer is read as one event. Raises UpstreamFailure for anything else: the error
+    in the body, if there is one.
+    """
     if response.content_type == "text/event-stream":
-        return
-    text = await http_call.read_at_most(response, MAX_ERROR_BODY_BYTES, bounds)
-    failure = failures.failure_in(text)
+        return b""
+    begun = b""
+    while len(begun) < _SIGN_BYTES and (data := await http_call.read_some(response, bounds)):
+        begun = (begun + data).lstrip()
+    if begun.startswith(_EVENT_SIGNS):
+        return begun
+    most_bytes = min(max_bytes, MAX_WHOLE_BYTES)
+    text = begun + await http_call.read_at_most(response, most_bytes, bounds)
+    failure = failures.failure_in(text[:MAX_ERROR_BODY_BYTES])
     if failure is not None:
         raise failure
+    if len(text) <= most_bytes and (event := _whole_as_event(text)):
+        return event
     message = f"the answer is {one_line(response.content_type, 100)}, not an event stream"
     raise UpstreamFailure(FailureKind.PROTOCOL, message)
+
+
+def _whole_as_event(text: bytes) -> bytes:
+    """A whole answer of OpenAI's dialect as an event of a stream; empty: it is none."""
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return b""
+    if not (isinstance(value, dict) and value.get("choices")):
+        return b""
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
 def _last_payloads(reader: SseReader) -> list[bytes]:

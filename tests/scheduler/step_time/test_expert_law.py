@@ -14,7 +14,8 @@ from scheduler.step_time.expert_law import ENOUGH_STEPS, ExpertCounts
 from scheduler.step_time.expert_loads import ExpertLoads
 from scheduler.step_time.single_steps import windows_of
 from scheduler.step_time.step_fit import StepFit, StepSource
-from scheduler.step_time.step_model import QWEN3_30B_H100, ExpertLaw, StepModels
+from scheduler.step_time.step_model import QWEN3_30B_H100, ExpertLaw
+from scheduler.step_time.step_models import StepModels
 from tests.scheduler.step_time.test_single_steps import CAPACITY, told, truth_step
 
 ROUTERS = {

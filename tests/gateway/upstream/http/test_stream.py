@@ -19,7 +19,14 @@ from gateway.upstream.http.connections import HttpSession, upstream_session
 from gateway.upstream.http.sse import SseReader
 from gateway.upstream.http.stream import LARGE_EVENT_BYTES, MAX_EVENT_ELEMENTS, PART_BYTES
 from gateway.upstream.vllm.client import MAX_ANSWER_BYTES, VllmClient
-from tests.gateway.upstream.http.dialects import DIALECTS, GENERATION, Dialect, run, text_of
+from tests.gateway.upstream.http.dialects import (
+    DIALECTS,
+    GENERATION,
+    Dialect,
+    OpenAI,
+    run,
+    text_of,
+)
 from tests.raw_http import HEAD, Answer, Exchange, raw_server
 
 PATIENT = TimeoutsConfig(connect_s=5.0, first_token_s=20.0, idle_s=20.0, total_s=60.0)
@@ -441,4 +448,75 @@ async def test_an_event_of_very_many_elements_is_not_decoded(
     async with raw_server(answer) as server:
         with pytest.raises(UpstreamFailure, match="20000 elements") as caught:
             await run(dialect, session, server.url, PATIENT, [])
+    assert caught.value.kind is FailureKind.PROTOCOL
+
+
+def of_type(media_type: bytes, *pieces: bytes) -> Answer:
+    """An answer of this content type, in pieces."""
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(HEAD.replace(b"text/event-stream", media_type))
+        for piece in pieces:
+            await exchange.send(piece)
+            await asyncio.sleep(0.01)
+        exchange.writer.close()
+
+    return answer
+
+
+@each_dialect
+@pytest.mark.parametrize("media_type", [b"text/plain", b"application/json", b"", b"binary/x"])
+@pytest.mark.parametrize("first", [b"", b"\r\n\n", b": hello\n\n", b"retry: 5\n\n"])
+async def test_events_of_another_content_type(
+    dialect: Dialect, media_type: bytes, first: bytes, session: HttpSession
+) -> None:
+    stream = first + dialect.head() + dialect.text("hi") + dialect.finish() + dialect.marker()
+    got: list[Chunk] = []
+    async with raw_server(of_type(media_type, stream[:3], stream[3:9], stream[9:])) as server:
+        assert await run(dialect, session, server.url, PATIENT, got) == "hi"
+
+
+WHOLE = {
+    "id": "x",
+    "choices": [
+        {
+            "index": 0,
+            "message": {
+                "role": "assistant",
+                "content": "hi",
+                "reasoning_content": "hm",
+                "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}],
+            },
+            "finish_reason": "tool_calls",
+        }
+    ],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 7},
+}
+
+
+async def test_an_answer_that_comes_whole_although_a_stream_was_asked_for(
+    session: HttpSession,
+) -> None:
+    text = msgspec.json.format(msgspec.json.encode(WHOLE), indent=2)
+    got: list[Chunk] = []
+    async with raw_server(of_type(b"application/json", text[:40], text[40:])) as server:
+        assert await run(OpenAI(), session, server.url, PATIENT, got) == "hi"
+    deltas = [delta for chunk in got for delta in chunk.deltas]
+    assert "".join(delta.reasoning_text for delta in deltas) == "hm"
+    [call] = [call for delta in deltas for call in delta.tool_calls]
+    assert (call.name, call.arguments_json) == ("f", '{"a":1}')
+    usage = got[-1].usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (5, 7, False)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"hi", b"<html>", b"[]", b'{"choices": []}', b'{"choices": [']
+)
+async def test_another_content_type_without_an_answer(body: bytes, session: HttpSession) -> None:
+    async with raw_server(of_type(b"application/json", body)) as server:
+        with pytest.raises(
+            UpstreamFailure, match="application/json, not an event stream"
+        ) as caught:
+            await run(OpenAI(), session, server.url, PATIENT, [])
     assert caught.value.kind is FailureKind.PROTOCOL
