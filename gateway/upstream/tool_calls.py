@@ -48,7 +48,7 @@ class _Call:
     those that follow; `signatures`: those that the client does not have."""
 
     __slots__ = (
-        *("_complete", "_nesting", "_pieces", "_text", "_unseen"),
+        *("_complete", "_nesting", "_pieces", "_size", "_text", "_unseen"),
         *("held", "id", "index", "name", "sent", "signatures"),
     )
 
@@ -60,6 +60,7 @@ class _Call:
         self.held = ""
         self.signatures: tuple[Signature, ...] = ()
         self._text = ""
+        self._size = 0
         self._pieces: list[str] = []
         self._unseen: list[str] = []
         """Pieces that the nesting has not seen."""
@@ -70,6 +71,7 @@ class _Call:
         """Adds arguments that the client gets."""
         self._pieces.append(arguments)
         self._unseen.append(arguments)
+        self._size += len(arguments)
         self._complete = None
 
     @property
@@ -95,6 +97,11 @@ class _Call:
             self._unseen = []
             self._complete = self._nesting.is_closed and _is_object(self.arguments)
         return bool(self._complete)
+
+    def is_begun_by(self, arguments: str) -> bool:
+        """Whether these are the arguments so far, as they are written, and more."""
+        # Only a longer text is compared, so that many pieces cost no more than they are long.
+        return len(arguments) > self._size and arguments.startswith(self.arguments)
 
     def repeats(self, arguments: str) -> bool:
         """Whether these are the arguments again, as a whole."""
@@ -258,6 +265,8 @@ class ToolCallNormaliser:
             return ""
         elif arguments.lstrip().startswith("{") and call.is_complete:
             return ""  # all of them again
+        elif arguments.startswith("{") and call.is_begun_by(arguments):
+            arguments = arguments[len(call.arguments) :]  # all so far again, and more
         return self._halves.joined(str(call.index), arguments)
 
     def _send(self, call: _Call, arguments: str, ready: list[ToolCall]) -> None:
