@@ -243,6 +243,7 @@ async def running_scheduler_side(
         )
         stack.push_async_callback(parts.close)
         lane = BatchLane(accounting, active, clock)
+        parts.fleet.on_signatures = lane.experts.observe
         # Items of batches run in this process: one runner, whatever fronts come and go.
         batch_front = assemble_front(
             prepared,
