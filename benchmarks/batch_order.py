@@ -1,12 +1,15 @@
-"""What the order of a job's items is worth: arrival order against prefix and similarity.
+"""What the order of a job's items is worth: arrival order against prefix and similarity, by the
+sketch of texts alone and by the experts that earlier items were routed to.
 
 A model's experts have domains: a token of a domain takes the experts of that domain more often. A
 step computes a batch of sequences, and its time grows with the distinct experts that they touch
 (`scheduler.step_time.step_model`), prompts with what the prefix cache does not have. The items of a
-job come from several domains and system prompts, shuffled. The truth of each item is drawn once, so
-that only the order differs.
+job come from several domains and system prompts, shuffled; `--shared` is the part of their words
+that all domains have in common. An earlier job of other texts has ended, and of `LEARNT` of its
+items the engine has told the experts, as the plugin `moegate-vllm` does. The truth of each item is
+drawn once, so that only the order differs.
 
-    python -m benchmarks.batch_order --items 4000
+    python -m benchmarks.batch_order --items 4000 --shared 0.5
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moegate.vllm_plugin.signatures import MOST_EXPERTS, MOST_LAYERS
+from scheduler.prefix.expert_affinity import ExpertAffinity, ExpertTable, rows_of
 from scheduler.prefix.item_order import order_items
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
 
@@ -35,6 +40,9 @@ HOT_CHANCE = 0.8
 OUTPUT_TOKENS = 100
 CACHED_PREFIXES = 2
 """System prompts that stay in the prefix cache beside the running sequences."""
+LEARNT = 200
+"""Items of an earlier job whose experts are known."""
+ORDERS = ("arrival", "sketch", "experts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +65,19 @@ class Ran:
     """Share of the items that found their system prompt in the cache."""
 
 
-def job(count: int, domains: int, systems: int, seed: int) -> list[Item]:
-    """Items of a job, shuffled."""
+def job(count: int, domains: int, systems: int, shared: float, seed: int) -> list[Item]:
+    """Items of a job, shuffled. `shared`: part of the words that all domains have in common."""
     chance = random.Random(seed)
+    common = [f"all{number}" for number in range(WORDS)]
     words = [[f"{domain}w{number}" for number in range(WORDS)] for domain in range(domains)]
     prompts = [f"You are assistant {n}. ".encode() * 80 for n in range(systems)]
     made = []
     for _ in range(count):
         domain, system = chance.randrange(domains), chance.randrange(systems)
-        text = " ".join(chance.choices(words[domain], k=TEXT_WORDS))
+        text = " ".join(
+            chance.choice(common if chance.random() < shared else words[domain])
+            for _ in range(TEXT_WORDS)
+        )
         made.append(Item(domain, system, prompts[system][:SYSTEM_BYTES] + text.encode()))
     return made
 
@@ -82,6 +94,22 @@ def chances(model: StepModel, domains: int, seed: int) -> npt.NDArray[np.float64
         chosen = rng.choice(model.experts, hot, replace=False)
         found[domain, chosen] = model.experts_per_token * HOT_CHANCE / hot
     return found
+
+
+def learnt(items: Sequence[Item], p: npt.NDArray[np.float64], seed: int) -> ExpertTable | None:
+    """What the experts of finished items show: of each as many choices as its answer has, drawn in
+    each layer, of which the engine tells the experts that were used most."""
+    rng = np.random.default_rng(seed)
+    affinity = ExpertAffinity()
+    for item in items:
+        chances_of = p[item.domain] / p[item.domain].sum()
+        choices = round(OUTPUT_TOKENS * p[item.domain].sum())
+        layers = [
+            np.argsort(-rng.multinomial(choices, chances_of))[:MOST_EXPERTS].tolist()
+            for _ in range(MOST_LAYERS)
+        ]
+        affinity.observe(rows_of(item.beginning), layers)
+    return affinity.table()
 
 
 def run(
@@ -126,13 +154,17 @@ def run(
     return Ran(distinct_experts=distinct / steps, total_s=total_s, prefix_hits=hits / len(items))
 
 
-def compare(count: int, batch: int, domains: int, systems: int, seed: int) -> tuple[Ran, Ran]:
-    """Returns the figures of arrival order and of the lane's order."""
-    items = job(count, domains, systems, seed)
+def compare(
+    count: int, batch: int, domains: int, systems: int, seed: int, shared: float = 0.0
+) -> list[Ran]:
+    """Returns the figures of each of `ORDERS`."""
+    items = job(count, domains, systems, shared, seed)
     model = QWEN3_30B_H100
     p = chances(model, domains, seed)
-    ordered = order_items([item.beginning for item in items])
-    return run(items, range(count), batch, model, p), run(items, ordered, batch, model, p)
+    beginnings = [item.beginning for item in items]
+    table = learnt(job(LEARNT, domains, systems, shared, seed + 1), p, seed)
+    orders = (range(count), order_items(beginnings), order_items(beginnings, table))
+    return [run(items, order, batch, model, p) for order in orders]
 
 
 def main() -> None:
@@ -141,12 +173,13 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=4000)
     parser.add_argument("--domains", type=int, default=8)
     parser.add_argument("--systems", type=int, default=12)
+    parser.add_argument("--shared", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     print("batch  order     distinct experts  total s  prefix hits")
     for batch in (8, 16, 32, 64):
-        found = compare(args.items, batch, args.domains, args.systems, args.seed)
-        for name, ran in zip(("arrival", "lane's"), found, strict=True):
+        found = compare(args.items, batch, args.domains, args.systems, args.seed, args.shared)
+        for name, ran in zip(ORDERS, found, strict=True):
             print(
                 f"{batch:5}  {name:8}  {ran.distinct_experts:16.1f}  {ran.total_s:7.0f}"
                 f"  {ran.prefix_hits:10.1%}"

@@ -17,6 +17,7 @@ from gateway.auth.authenticator import Caller
 from gateway.batch.free_tokens import FreeTokens
 from gateway.batch.jobs import Form
 from gateway.batch.running.execution import Execution
+from gateway.batch.running.item_experts import ItemExperts
 from gateway.batch.running.parts import RunnerParts
 from gateway.batch.running.quoting import Quoter
 from gateway.batch.running.runner import BatchRunner, TenantLoad
@@ -52,6 +53,8 @@ class BatchLane:
         self._active = active
         self._clock = clock
         self.runner: BatchRunner | None = None
+        self.experts = ItemExperts()
+        """Learns from the experts that engines tell of finished requests."""
         self.desk = BatchDesk(
             accounting.database, self._bounds, now_us=_now_us, on_change=self._notify
         )
@@ -79,10 +82,12 @@ class BatchLane:
                 executions=executions,
                 caller_of=self._caller_of,
                 bounds=self._bounds,
+                standard_ttft_s=lambda: self._active.config.slo_classes.standard.ttft_s,
                 clock=self._clock,
                 now_us=_now_us,
                 owns_database=not accounting.shared,
                 order=order_items,
+                experts=self.experts,
             )
         )
         task = asyncio.create_task(self.runner.run(), name="moegate-batch")

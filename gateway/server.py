@@ -268,6 +268,7 @@ async def running_gateway(
             sinks=sinks,
         )
         lane = BatchLane(accounting, active, clock)
+        parts.fleet.on_signatures = lane.experts.observe
         try:
             await update_health()
             around = FrontSurroundings(

@@ -144,6 +144,17 @@ class EngineRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertSignature:
+    """The experts that one finished sequence used most, of a few layers that stand for all.
+
+    `request_id`: the gateway's; `experts`: by layer, those used most first.
+    """
+
+    request_id: str
+    experts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSteps:
     """Steps and finished requests of one engine since the last such event.
 

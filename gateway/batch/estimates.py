@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gateway.batch.jobs import Job, JobState
 
 LEAST_US = 1_000_000
@@ -45,3 +47,9 @@ def is_late(job: Job, now_us: int) -> bool:
         return False
     ran_us = now_us - job.started_unix_us
     return ran_us >= LEAST_US and ran_us * job.left > SPARE * left_us * ended
+
+
+def needed_per_s(job: Job, now_us: int) -> float:
+    """Items a second with which a job ends in time, with some to spare; infinite at its end."""
+    left_us = job.deadline_unix_us - now_us
+    return 1e6 * job.left / (SPARE * left_us) if left_us > 0 else math.inf

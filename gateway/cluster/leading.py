@@ -41,7 +41,7 @@ from gateway.leadership.lease_row import LeaderBefore
 from gateway.link.certificates import LinkCertificates
 from gateway.link.connection import Connection
 from gateway.link.host import SchedulerHost
-from gateway.link.opening import Opening
+from gateway.link.opening import ExpectedFronts, FrontListing, Opening
 from gateway.link.resume import Resumed
 from gateway.link.tls_transport import listen_tls
 from gateway.pipeline.pipeline import Pipeline
@@ -64,7 +64,7 @@ class LeaderSurroundings:
         active: the configuration in force.
         path: the configuration file; None: there is none.
         pace: how busy the process is.
-        gateway: name of this process.
+        gateway: name of this process, and of its front.
         before: what is known of the leader before.
         sinks: callbacks that receive every settled attempt.
     """
@@ -95,6 +95,7 @@ class LeaderSide:
     accounting: Accounting
     access: AccessStore
     host: SchedulerHost
+    listing: FrontListing
     _may_act: Callable[[], bool]
 
     async def apply(self, prepared: PreparedConfiguration) -> None:
@@ -120,11 +121,14 @@ class LeaderSide:
 
 @contextlib.asynccontextmanager
 async def leader_side(
-    term: int, may_act: Callable[[], bool], around: LeaderSurroundings
+    term: int,
+    may_act: Callable[[], bool],
+    renew: Callable[[], None],
+    around: LeaderSurroundings,
 ) -> AsyncIterator[LeaderSide]:
     """Runs the scheduler's side for one term. Leaving the context ends it: what it has not written
-    is written if the term lasts. `may_act`: whether the term lasts. Raises ConfigError or OSError.
-    """
+    is written if the term lasts. `may_act`: whether the term lasts. `renew`: has the lease renewed
+    soon. Raises ConfigError or OSError."""
     cluster, active, clock = around.cluster, around.active, around.clock
     watches = Watches()
     async with contextlib.AsyncExitStack() as stack:
@@ -146,6 +150,7 @@ async def leader_side(
         )
         stack.push_async_callback(parts.close)
         lane = BatchLane(accounting, active, clock)
+        parts.fleet.on_signatures = lane.experts.observe
         # Items of batches run in this process, through a pipeline of their own.
         batch_front = assemble_front(
             active.prepared,
@@ -159,6 +164,7 @@ async def leader_side(
         before = around.before()
 
         async def opened(told: Resumed | None, complete: bool) -> None:
+            host.settle_keys(complete=complete)
             if told is not None:
                 await take_over_fleet(parts.scheduler, told)
             await accounting.budgets.end_adoption(complete=complete and before.complete)
@@ -169,6 +175,7 @@ async def leader_side(
             # It joins again, and is welcomed with the table.
             await publish_access(table, host, lambda front, why: front.connection.close(why))
 
+        listing = FrontListing(before.names or (), renew)
         host = SchedulerHost(
             parts.scheduler,
             clock=clock,
@@ -176,7 +183,8 @@ async def leader_side(
             setting=lambda: msgspec.msgpack.encode(active.access),
             handlers=lambda front: batch_handlers(lane.desk) | replica_count_handlers(counts),
             bookings=LedgerBookings(accounting),
-            opening=Opening(before.fronts, opened) if term > 1 else None,
+            opening=Opening(expected(before, around.gateway), opened) if term > 1 else None,
+            listing=listing,
             forgets_unfinished=before.gone,
         )
         ticking = asyncio.create_task(host.run(), name="moegate-host")
@@ -192,6 +200,7 @@ async def leader_side(
             accounting=accounting,
             access=access,
             host=host,
+            listing=listing,
             _may_act=may_act,
         )
         await stack.enter_async_context(_accounts_port(side, watches, around))
@@ -200,6 +209,14 @@ async def leader_side(
         stack.callback(server.close)
         await stack.enter_async_context(lane.running(batch_front.pipeline, parts.scheduler))
         yield side
+
+
+def expected(before: LeaderBefore, own: str) -> ExpectedFronts:
+    """Returns the fronts that a leader waits for. `own`: its own, which may have been the witness
+    of the leader before for a moment that the row knows nothing of."""
+    if before.names is None:  # a leader of an earlier version counts its fronts
+        return ExpectedFronts(count=before.fronts, names=frozenset({own}))
+    return ExpectedFronts(names=before.names | {own})
 
 
 @contextlib.asynccontextmanager

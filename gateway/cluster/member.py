@@ -206,6 +206,7 @@ async def running_member(
             clock=clock,
             on_fleet=fleet_changed,
             handlers={ACCESS: (AccessTable, use_access), **reload_handlers(name, reload_file)},
+            incarnation=name,
         )
         number = secrets.randbelow(2**31 - 1) + 1
         joining = Joining(scheduler, number, roles.locate, roles.connect, clock)
@@ -271,7 +272,7 @@ async def _campaign(
         on_change=roles.notify_changed,
     )
     row = LeaseRow(dsn, cluster.name, name, cluster.lease_s, leadership.notify_changed)
-    row.fronts = roles.fronts
+    row.fronts = roles
     try:
         await row.prepare()
     except (LedgerUnavailable, LedgerUnusable) as error:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import grpc
 
@@ -128,12 +128,20 @@ class Roles:
             takeovers=leadership.takeovers,
         )
 
-    def fronts(self) -> int | None:
-        """Returns the number of fronts that this leader has, or that may come back to it; None: it
-        is not known, while its scheduler starts or ends, or waits for those of the one before."""
+    def names(self) -> frozenset[str] | None:
+        """Returns the fronts that this leader has, or that may come back to it, to be written to
+        the lease's row; None: they are not known, while its scheduler starts or ends, or waits for
+        those of the one before."""
         if self.side is None or not self.side.host.is_open:
             return None
-        return len(self.side.host.incarnations)
+        names = self.side.host.incarnations
+        self.side.listing.writing(names)
+        return names
+
+    def renewed(self, names: Iterable[str] | None) -> None:
+        """The lease was renewed, with these names."""
+        if self.side is not None:
+            self.side.listing.renewed(names)
 
     async def lead(self) -> None:
         """Leads in each term of this process, until cancelled."""
@@ -154,7 +162,11 @@ class Roles:
         def may_act() -> bool:
             return self.leadership.term == term
 
-        async with leader_side(term, may_act, self._around) as side, self._metrics.shown(side):
+        renew = self.leadership.notify_changed
+        async with (
+            leader_side(term, may_act, renew, self._around) as side,
+            self._metrics.shown(side),
+        ):
             self.side = side
             self._notify()
             try:

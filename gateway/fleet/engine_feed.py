@@ -13,7 +13,7 @@ from typing import Protocol
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.upstream.vllm.steps_feed import BadFeed, FeedAnswer, parse_steps
-from scheduler.engine_steps import EngineSteps
+from scheduler.engine_steps import EngineSteps, ExpertSignature
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ ABSENT_S = 60.0
 """Time between two questions to a server that has no feed, or whose feed failed."""
 MOST_ANSWERS = 8
 """Answers that are read at once; the rest waits for the next read."""
+Signatures = Sequence[ExpertSignature]
 
 
 class Tells(Protocol):
@@ -43,7 +44,12 @@ class EngineFeed:
         self._told = ""
         """What the log said last."""
 
-    async def read(self, engine: Tells, report: Callable[[EngineSteps], None]) -> None:
+    async def read(
+        self,
+        engine: Tells,
+        report: Callable[[EngineSteps], None],
+        report_signatures: Callable[[Signatures], None] | None = None,
+    ) -> None:
         """Reads what is new, and reports it."""
         if self._clock() < self._next_try_s:
             return
@@ -54,6 +60,8 @@ class EngineFeed:
                 answer = parse_steps(text, self._clock())
                 self._log("is read")
                 report(self._event(answer))
+                if answer.signatures and report_signatures is not None:
+                    report_signatures(answer.signatures)
                 if not answer.more or answer.processes > 1:
                     break
         except UpstreamFailure as failure:

@@ -16,6 +16,7 @@ from gateway.fleet.connections import ConnectedReplica, Connections, FleetSettin
 from gateway.fleet.discovery import Discoveries, Lookup
 from gateway.fleet.dns_lookup import DnsLookup
 from gateway.fleet.endpoint_slices import EndpointSliceLookup
+from gateway.fleet.engine_feed import Signatures
 from gateway.fleet.kv_events import KvEventsListener, Publisher, publisher
 from gateway.fleet.placement_names import placement_names
 from gateway.fleet.placements import pinned_ranks, replica_names
@@ -32,7 +33,8 @@ class Fleet:
     `report` is called with events for the scheduler: `EngineReport`, `EngineSteps`, `AdaptersTold`,
     `ServingChanged` and `CacheEvents`. They may name a placement that a reload has removed.
     `is_idle`: whether nothing runs at a placement; `on_change` is awaited after a placement has
-    entered or left service.
+    entered or left service. `on_signatures`, which may be set, is called with the experts of
+    finished requests.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Fleet:
         self._report = report
         self._is_idle = is_idle
         self._on_change = on_change
+        self.on_signatures: Callable[[Signatures], None] | None = None
         self.connections = Connections(
             session=session,
             pace=pace,
@@ -65,6 +68,7 @@ class Fleet:
             interval_s=settings.probe_interval_s,
             clock=clock,
             report=report,
+            report_signatures=self._report_signatures,
             on_change=on_change,
             server_info=self._server_info,
         )
@@ -104,6 +108,10 @@ class Fleet:
     async def close(self) -> None:
         """Frees what the clients hold, and ends their streams; `run` has ended."""
         await self.connections.close()
+
+    def _report_signatures(self, signatures: Signatures) -> None:
+        if self.on_signatures is not None:
+            self.on_signatures(signatures)
 
     async def _reconnect(self, gone: Mapping[str, str]) -> None:
         """There are other servers now. `gone`: reasons by replica."""

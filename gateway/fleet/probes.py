@@ -24,7 +24,7 @@ from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chunk, EngineHints, Generation, Prompt, Sampling
 from gateway.domain.pooling import EmbeddingInput, PoolingInput, ScoringInput
 from gateway.fleet.adapters import RELIST_S, AdapterRules, adapters_told, loaded_adapters
-from gateway.fleet.engine_feed import EngineFeed
+from gateway.fleet.engine_feed import EngineFeed, Signatures
 from gateway.fleet.keyed_tasks import KeyedTasks
 from gateway.fleet.server_info import ServerInfoWatch
 from gateway.fleet.standing_gauges import StandingGauges
@@ -113,9 +113,9 @@ class Prober:
     """Watches all replicas while `run` is running.
 
     `report` is called with `EngineReport`, `EngineSteps`, `AdaptersTold` and `ServingChanged`
-    events; `on_change`
-    is awaited after a placement has entered or left service, except where `apply` reports it: there
-    the caller knows.
+    events, `report_signatures` with the experts of finished requests; `on_change` is awaited after
+    a placement has entered or left service, except where `apply` reports it: there the caller
+    knows.
     """
 
     def __init__(
@@ -124,6 +124,7 @@ class Prober:
         interval_s: float,
         clock: Callable[[], float],
         report: Callable[[Event], None],
+        report_signatures: Callable[[Signatures], None] | None = None,
         on_change: Callable[[], Awaitable[None]],
         server_info: ServerInfoWatch,
     ) -> None:
@@ -132,6 +133,7 @@ class Prober:
         self.interval_s = interval_s
         self._clock = clock
         self._report = report
+        self._report_signatures = report_signatures
         self._on_change = on_change
         self._server_info = server_info
         self._replicas: dict[str, WatchedReplica] = {}
@@ -234,7 +236,9 @@ class Prober:
                         self._report(self._judged(name, gauges[report.placement], report, probed))
                     await self._report_adapters(self._replicas[name], text)
                     if self._replicas[name].reads_feed:
-                        await feed.read(self._replicas[name].engine, self._report)
+                        await feed.read(
+                            self._replicas[name].engine, self._report, self._report_signatures
+                        )
                     failed = 0
                 except (UpstreamFailure, BadMetrics) as error:
                     failed += 1

@@ -43,7 +43,7 @@ from gateway.fronts.session_secret import with_session_secret
 from gateway.link.connection import CallFailed, Handler, LinkLost, listen
 from gateway.link.host import HostedFront, SchedulerHost
 from gateway.link.messages import LinkError
-from gateway.link.opening import Opening
+from gateway.link.opening import ExpectedFronts, Opening
 from gateway.link.resume import Resumed
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
@@ -214,6 +214,7 @@ async def running_scheduler_side(
     async def opened(told: Resumed | None, complete: bool) -> None:
         """What an operator has drained stays drained, and what served is taken to serve, until
         probes say otherwise. Money that nobody holds is free again."""
+        host.settle_keys(complete=complete)
         if told is not None:
             await take_over_fleet(parts.scheduler, told)
         await accounting.budgets.end_adoption(complete=complete)
@@ -242,6 +243,7 @@ async def running_scheduler_side(
         )
         stack.push_async_callback(parts.close)
         lane = BatchLane(accounting, active, clock)
+        parts.fleet.on_signatures = lane.experts.observe
         # Items of batches run in this process: one runner, whatever fronts come and go.
         batch_front = assemble_front(
             prepared,
@@ -259,7 +261,9 @@ async def running_scheduler_side(
             setting=setting,
             handlers=handlers,
             bookings=LedgerBookings(accounting),
-            opening=Opening(fronts_before, opened) if fronts_before else None,
+            opening=(
+                Opening(ExpectedFronts(count=fronts_before), opened) if fronts_before else None
+            ),
         )
         ticking = asyncio.create_task(host.run(), name="moegate-host")
         stack.callback(ticking.cancel)

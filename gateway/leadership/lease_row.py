@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable
 from gateway.accounting.ledger.postgres import LEADER_TABLE
@@ -25,6 +25,14 @@ CONNECT_S = 2.0
 CHANNEL = "moegate_leader"
 TABLE_LOCK = 7_163_054_882
 """Number of the advisory lock under which the table is made."""
+NAMES_LOCK_S = 1.0
+"""Longest wait for the table's lock where it has no columns for names yet."""
+_HAS_NAMES = """
+SELECT EXISTS (SELECT FROM pg_attribute
+  WHERE attrelid = 'leader'::regclass AND attname = 'front_names' AND NOT attisdropped)"""
+_ADD_NAMES = """
+ALTER TABLE leader ADD COLUMN IF NOT EXISTS front_names TEXT[],
+  ADD COLUMN IF NOT EXISTS front_names_term BIGINT"""
 _LOCK = "hashtextextended('moegate leader ' || $1::text || ' ' || {name}, 0)"
 _MAKE = (
     "INSERT INTO leader (cluster, term, name, address, wire_version, fronts, expires_at)"
@@ -34,30 +42,41 @@ _LOOK = """
 SELECT term, name, address, wire_version,
   EXTRACT(EPOCH FROM GREATEST(expires_at, '1970-01-01') - clock_timestamp())::float8
 FROM leader WHERE cluster = $1"""
-# A leader that did not give its lease back is not expected to come back with its own front: the
-# sign of `fronts` says so.
+# A leader that did not give its lease back is not expected to come back with its own front: its
+# name is removed, and the sign of `fronts` says so until the next leader knows its own fronts.
+# Names are of `front_names_term`: a leader of an earlier version only counts, and leaves old names.
 # A leader that cannot renew its lease closes its port, too, but not before `MARGIN` of it is left.
+# That a leader is gone which did not know its fronts yet says nothing of the one before it.
 _TAKE = f"""
-WITH old AS (SELECT term, name, expires_at FROM leader WHERE cluster = $1),
+WITH old AS (SELECT term, name, fronts, expires_at FROM leader WHERE cluster = $1),
 taken AS (
   UPDATE leader SET term = term + 1, name = $2, address = $3, wire_version = $4,
-    fronts = CASE WHEN expires_at = '-infinity' THEN fronts ELSE -GREATEST(ABS(fronts), 1) END,
+    fronts = CASE WHEN expires_at = '-infinity' THEN fronts
+      WHEN front_names_term = term THEN -cardinality(array_remove(front_names, name)) - 1
+      ELSE -GREATEST(ABS(fronts), 1) END,
+    front_names = CASE WHEN front_names_term IS DISTINCT FROM term THEN NULL
+      WHEN expires_at = '-infinity' THEN front_names
+      ELSE array_remove(front_names, name) END,
+    front_names_term = CASE WHEN front_names_term = term THEN term + 1 END,
     expires_at = clock_timestamp() + $5 * INTERVAL '1 second'
   WHERE cluster = $1 AND CASE
     WHEN expires_at <= clock_timestamp() THEN true
     WHEN term = $6 THEN pg_try_advisory_xact_lock({_LOCK.format(name="name")})
     ELSE false END
-  RETURNING term, fronts
+  RETURNING term, fronts, front_names
 )
-SELECT taken.term, taken.fronts,
-  old.term = $6 AND old.expires_at > clock_timestamp() + {MARGIN} * $5 * INTERVAL '1 second'
+SELECT taken.term, taken.fronts, taken.front_names,
+  old.term = $6 AND old.fronts >= 0
+    AND old.expires_at > clock_timestamp() + {MARGIN} * $5 * INTERVAL '1 second'
     AND pg_try_advisory_xact_lock({_LOCK.format(name="old.name")}),
   pg_notify('{CHANNEL}', $1)
 FROM taken, old"""
 _HOLD = f"SELECT pg_advisory_lock({_LOCK.format(name='$2::text')})"
 _RENEW = """
 UPDATE leader SET expires_at = clock_timestamp() + $3 * INTERVAL '1 second',
-  fronts = COALESCE($4, fronts)
+  fronts = COALESCE(cardinality($4::text[]), fronts),
+  front_names = COALESCE($4::text[], front_names),
+  front_names_term = CASE WHEN $4::text[] IS NULL THEN front_names_term ELSE term END
 WHERE cluster = $1 AND term = $2 AND expires_at > clock_timestamp() RETURNING term"""
 _RELEASE = f"""
 WITH released AS (
@@ -74,11 +93,34 @@ WHERE datname = current_database() AND application_name = $1"""
 @dataclass(frozen=True, slots=True)
 class LeaderBefore:
     """What is known of the leader before. `fronts`: of those that it had, those that are expected
-    at the next leader; `complete`: whether these are all; `gone`: its process has ended."""
+    at the next leader; `complete`: whether these are all; `gone`: its process has ended, and no
+    other may still run requests; `names`: of the expected fronts; None: it has not written any."""
 
     fronts: int
     complete: bool
     gone: bool = False
+    names: frozenset[str] | None = None
+
+
+class Fronts(Protocol):
+    """The fronts of the leader, which its lease's row names."""
+
+    def names(self) -> frozenset[str] | None:
+        """Called at each renewal. None: they are not known, so that what the row says stays."""
+
+    def renewed(self, names: Iterable[str] | None) -> None:
+        """The lease was renewed, with these names."""
+
+
+class NoFronts:
+    """Nobody joins."""
+
+    def names(self) -> frozenset[str]:
+        """See `Fronts`."""
+        return frozenset()
+
+    def renewed(self, names: Iterable[str] | None) -> None:
+        """See `Fronts`."""
 
 
 class LeaseRow:
@@ -100,9 +142,7 @@ class LeaseRow:
         self._connection: asyncpg.Connection | None = None
         self.before = LeaderBefore(0, complete=True)
         """Known since the last `take`."""
-        self.fronts: Callable[[], int | None] = lambda: 0
-        """Called at each renewal for the number of fronts that the leader has; None: not known, so
-        that what the row says stays."""
+        self.fronts: Fronts = NoFronts()
 
     async def look(self) -> Row:
         """Reads the row."""
@@ -119,16 +159,24 @@ class LeaseRow:
         )
         if not found:
             return None
-        _, fronts, is_gone, _ = found[0]
+        _, fronts, names, is_gone, _ = found[0]
         given_back = fronts >= 0
         self.before = LeaderBefore(
-            fronts if given_back else -fronts - 1, complete=given_back, gone=bool(is_gone)
+            fronts if given_back else -fronts - 1,
+            complete=given_back,
+            gone=bool(is_gone),
+            names=None if names is None else frozenset(names),
         )
         return Leader(term=found[0][0], name=self._name, address=address, wire_version=wire_version)
 
     async def renew(self, term: int) -> bool:
         """Extends the lease of a term; False: it is over."""
-        return bool(await self._rows(_RENEW, self._cluster, term, self._lease_s, self.fronts()))
+        names = self.fronts.names()
+        written = None if names is None else sorted(names)
+        held = bool(await self._rows(_RENEW, self._cluster, term, self._lease_s, written))
+        if held:
+            self.fronts.renewed(names)
+        return held
 
     async def release(self, term: int) -> None:
         """Ends the lease of a term, unless another term has begun."""
@@ -212,6 +260,11 @@ async def _make_row(connection: asyncpg.Connection, cluster: str) -> None:
             # Two processes that made the table at once would fail.
             await connection.execute(f"SELECT pg_advisory_xact_lock({TABLE_LOCK})")
             await connection.execute(LEADER_TABLE)
+    if not await connection.fetchval(_HAS_NAMES):
+        async with connection.transaction():
+            # A renewal would wait behind this one.
+            await connection.execute(f"SET LOCAL lock_timeout = '{NAMES_LOCK_S}s'")
+            await connection.execute(_ADD_NAMES)
     await connection.execute(_MAKE, cluster)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -25,10 +25,10 @@ from gateway.link.messages import (
     fleet_update,
     with_times,
 )
-from gateway.link.opening import Opening
-from gateway.link.owned import Booking
-from gateway.link.resume import AttemptKey, RequestState, Resumed, attempt_keys
-from gateway.link.session_resumption import Booked, Later, resume
+from gateway.link.opening import FrontListing, Opening
+from gateway.link.owned import NO_BOOKINGS, Bookings
+from gateway.link.resume import RequestState, Resumed, attempt_keys
+from gateway.link.session_resumption import Later, resume
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from scheduler.contract import Request
 from scheduler.decision_record import DecisionRecord
@@ -44,24 +44,6 @@ GRACE_S = 10.0
 """Time for a front whose connection is broken to come back."""
 MAX_REQUESTS = 200_000
 """Most requests that a front may have when it joins."""
-
-
-class Bookings(Booking, Protocol):
-    """The ledger, as far as the host needs it."""
-
-    async def booked(self, keys: Sequence[AttemptKey]) -> Booked:
-        """Returns the accounts of those attempts that are in the ledger."""
-
-
-class _NoBookings:
-    accepted_rows = durable_rows = 0
-
-    async def booked(self, keys: Sequence[AttemptKey]) -> Booked:
-        """Nothing is."""
-        return {}
-
-
-NO_BOOKINGS: Bookings = _NoBookings()
 
 
 class Met(Protocol):
@@ -113,9 +95,10 @@ class HostedFront:
     async def resumed(self, told: Resumed) -> None:
         """The front has told what it has. Returns when it may submit what is new."""
         states, host = self._states, self._host
-        if host.forgets_unfinished:
-            finished = tuple(key for key in told.remembered if key.has_output)
-            told = replace(told, remembered=finished)
+        if host.is_open:  # what it tells of unfinished requests is not settled by the opening
+            told = replace(
+                told, remembered=tuple(replace(key, has_output=True) for key in told.remembered)
+            )
         keys = [key for state in states for key in attempt_keys(state)]
         booked = await host.booked(keys) if keys else {}
         if self.connection.lost:
@@ -195,12 +178,14 @@ class SchedulerHost:
         handlers: Callable[[HostedFront], dict[str, Handler]] = lambda front: {},
         bookings: Bookings = NO_BOOKINGS,
         opening: Opening | None = None,
+        listing: FrontListing | None = None,
         forgets_unfinished: bool = True,
     ) -> None:
         """`clock`: monotonic seconds. `met`: told what a front has met at a placement. `setting`:
         see `Welcome`. `handlers`: further calls that a front may make. `bookings`: the ledger.
-        `opening`: fronts that ran before this scheduler; None: there were none.
-        `forgets_unfinished`: a front that does not come back has ended, so that idempotency keys of
+        `opening`: fronts that ran before this scheduler; None: there were none. `listing`: those
+        that the next one will wait for; None: it knows all.
+        `forgets_unfinished`: a front that is not expected has ended, so that idempotency keys of
         its requests are free unless their clients may have output."""
         self.scheduler = scheduler
         self.clock = clock
@@ -211,7 +196,8 @@ class SchedulerHost:
         self.grace_s = GRACE_S
         self._bookings = bookings
         self._opening = opening
-        self.forgets_unfinished = forgets_unfinished
+        self.listing = listing
+        self._forgets_unfinished = forgets_unfinished
         self._witness = KeyWitness(scheduler.claims, clock)
         self._fronts: dict[int, HostedFront] = {}
         self._kept: dict[str, _Kept] = {}
@@ -306,11 +292,14 @@ class SchedulerHost:
         self, session: FrontSession, incarnation: str, told: Resumed, later: list[Later]
     ) -> asyncio.Task[None]:
         """Submits what waits at a front when requests are admitted: once all fronts of before are
-        back, or soon. Returns the task."""
+        back, or soon, and the next scheduler will wait for this one. Returns the task."""
 
         async def submit_when_open() -> None:
             if self._opening is not None:
                 await self._opening.joined(incarnation, told)
+            if self.listing is not None:
+                await self.listing.until_named(incarnation)
+                self._choose_witness()
             if not session.is_lost:
                 for submit in later:
                     submit()
@@ -319,6 +308,12 @@ class SchedulerHost:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def settle_keys(self, *, complete: bool) -> None:
+        """To be called before requests are admitted. `complete`: all expected fronts are back."""
+        self.scheduler.claims.settle_unfinished(
+            self.clock(), are_over=complete and self._forgets_unfinished
+        )
 
     def fleet_update(self) -> FleetUpdate:
         """Returns the message of the newest view."""
@@ -332,12 +327,17 @@ class SchedulerHost:
         """Ends all connections."""
         for front in self.fronts:
             front.connection.close("the scheduler stops")
+        for task in self._tasks:
+            task.cancel()
 
     def _choose_witness(self) -> None:
+        """The witness is a front that the next scheduler will wait for."""
         self._witness.choose(
             (front, front.connection.post)
             for front in self.fronts
-            if not front.is_own and front.version >= SINCE_VERSION
+            if not front.is_own
+            and front.version >= SINCE_VERSION
+            and (self.listing is None or front.incarnation in self.listing)
         )
 
     def _lose(self, incarnation: str, kept: _Kept) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass
 
 from gateway.link.resume import Resumed
 
@@ -20,19 +21,31 @@ LONGEST_S = 3.0
 the scheduler did."""
 
 
+@dataclass(frozen=True, slots=True)
+class ExpectedFronts:
+    """The fronts that are waited for: `count` of them, and those that are named. A count alone
+    cannot tell a front that has just started from one that knows what runs."""
+
+    count: int = 0
+    names: frozenset[str] = frozenset()
+
+    def are_in(self, told: Collection[str]) -> bool:
+        """Whether all of them have told what they have."""
+        return len(told) >= self.count and self.names <= set(told)
+
+
 class Opening:
     """The opening of one scheduler."""
 
     def __init__(
         self,
-        fronts: int,
+        expected: ExpectedFronts,
         on_open: Callable[[Resumed | None, bool], Awaitable[None]],
         longest_s: float = LONGEST_S,
     ) -> None:
-        """`fronts`: number that is expected. `on_open`: awaited before
-        requests are admitted, with what the front told that has seen the newest view of the fleet
-        (None: there is none), and whether all fronts are back."""
-        self._expected = fronts
+        """`on_open`: awaited before requests are admitted, with what the front told that has seen
+        the newest view of the fleet (None: there is none), and whether all fronts are back."""
+        self._expected = expected
         self._longest_s = longest_s
         self._until_s: float | None = None
         self._on_open = on_open
@@ -49,7 +62,7 @@ class Opening:
         """A front is back. Returns when requests are admitted."""
         if self._opening is None:
             self._told[incarnation] = told
-            if len(self._told) >= self._expected:
+            if self._expected.are_in(self._told):
                 self._open(complete=True)
         await self._opened.wait()
 
@@ -71,3 +84,39 @@ class Opening:
             log.exception("what fronts told could not be applied")
         finally:
             self._opened.set()
+
+
+class FrontListing:
+    """The fronts that the next leader will wait for: those that the row of the lease names, as the
+    present leader knows it.
+
+    A leader admits a front once its name is there, so that nothing that the front runs or is told
+    can be unknown to a leader that has waited for all names. A name leaves the row with the renewal
+    after the front was lost."""
+
+    def __init__(self, named: Iterable[str], on_missing: Callable[[], None]) -> None:
+        """`named`: names that the row has at the start. `on_missing`: called when a name has to be
+        written soon."""
+        self._named = frozenset(named)
+        self._on_missing = on_missing
+        self._renewed = asyncio.Event()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._named
+
+    def writing(self, names: frozenset[str]) -> None:
+        """These names are being written: the others may be gone from the row from now on."""
+        self._named &= names
+
+    def renewed(self, names: Iterable[str] | None) -> None:
+        """The lease was renewed, with these names; None: the row keeps those that it had."""
+        if names is not None:
+            self._named = frozenset(names)
+        self._renewed.set()
+        self._renewed = asyncio.Event()
+
+    async def until_named(self, name: str) -> None:
+        """Returns when the row has the name."""
+        while name not in self._named:
+            self._on_missing()
+            await self._renewed.wait()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.link.messages import Kind
+from gateway.link.resume import AttemptKey
 from gateway.scheduling.branches import ClaimedRequest
 from scheduler.contract import Start
 from scheduler.metering.settlement import SettledAttempt
@@ -39,6 +41,28 @@ class _Nothing:
 
 
 NO_BOOKING: Booking = _Nothing()
+
+
+Booked = Mapping[tuple[str, int], SettledAttempt]
+"""Accounts of attempts that the ledger has, by request id and attempt number."""
+
+
+class Bookings(Booking, Protocol):
+    """The ledger, as far as the host needs it."""
+
+    async def booked(self, keys: Sequence[AttemptKey]) -> Booked:
+        """Returns the accounts of those attempts that are in the ledger."""
+
+
+class _NoBookings:
+    accepted_rows = durable_rows = 0
+
+    async def booked(self, keys: Sequence[AttemptKey]) -> Booked:
+        """Nothing is."""
+        return {}
+
+
+NO_BOOKINGS: Bookings = _NoBookings()
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -72,14 +72,16 @@ class RemoteScheduler:
         handlers: dict[str, Handler],
         on_fleet: Callable[[FleetView], None],
         limits: AwayLimits | None = None,
+        incarnation: str = "",
     ) -> None:
         """Must be made inside a running event loop. `clock`: monotonic seconds. `handlers`: what
-        the scheduler's process may call here. `on_fleet`: called with each new view."""
+        the scheduler's process may call here. `on_fleet`: called with each new view.
+        `incarnation`: a name that no other front has or had; empty: one by chance."""
         self._clock = clock
         self._handlers = handlers
         self._on_fleet = on_fleet
         self.limits = limits or AwayLimits()
-        self.incarnation = secrets.token_hex(8)
+        self.incarnation = incarnation or secrets.token_hex(8)
         self.fleet = FleetView()
         self.record = FrontRecord()
         self.connection: Connection | None = None

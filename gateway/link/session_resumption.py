@@ -8,22 +8,19 @@ ledger has already is answered from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from msgspec import structs
 
 from gateway.link.front_session import FrontSession
 from gateway.link.messages import ANSWERS, Kind
-from gateway.link.owned import OwnedBranch, OwnedRequest
+from gateway.link.owned import Booked, OwnedBranch, OwnedRequest
 from gateway.link.resume import BranchState, RequestState, Resumed, Standing
 from scheduler.contract import Progress, Refuse
-from scheduler.metering.settlement import SettledAttempt
 from scheduler.port import BranchKind, CountPrompt, Settled, SlotFreed, Started, Waiting
 
 Later = Callable[[], None]
-Booked = Mapping[tuple[str, int], SettledAttempt]
-"""Accounts of attempts that the ledger has, by request id and attempt number."""
 
 
 def resume(
@@ -50,7 +47,9 @@ def resume(
             session.slots[key_id] += more
         for _ in range(-more):
             session.free_slot(SlotFreed(key_id=key_id))
-    session.scheduler.resumption.remember(told.remembered)
+    if not session.has_resumed:
+        session.scheduler.resumption.remember(told.remembered)
+    session.has_resumed = True
     session.scheduler.resumption.restore_levels(told.levels)
     session.reported(told.reports)
     return later

@@ -2,7 +2,8 @@
 
 Items that begin alike run one after another, so that the engine finds their common prefix in its
 cache. Among items without a common prefix those that resemble each other are neighbours: similar
-texts are routed to similar experts, so that a step of neighbours touches fewer of them.
+texts are routed to similar experts, so that a step of neighbours touches fewer of them. Where the
+experts of earlier requests are known, neighbours are those that probably use the same ones.
 
 Only beginnings are compared, and only within a window: what is given at once.
 """
@@ -14,50 +15,51 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.prefix.byte_runs import hashed_runs
+from scheduler.prefix.expert_affinity import ExpertTable, Vectors
+
 LEAST_PREFIX_BYTES = 256
 """A common beginning from which on items are kept together: about four blocks of a prefix cache."""
 SKETCH_BITS = 64
-WORD_BYTES = 5
-"""Texts are compared by their runs of so many bytes, which needs no words of any language."""
 MOST_RUNS = 400
 """Runs of one text that its sketch reads, evenly spread."""
+SKETCH_WEIGHT = 0.5
+"""Of the share of differing bits of sketches, beside the cosine between expected experts."""
 
 _ONE = np.uint64(0x5555555555555555)
 _TWO = np.uint64(0x3333333333333333)
 _FOUR = np.uint64(0x0F0F0F0F0F0F0F0F)
 _EACH_BYTE = np.uint64(0x0101010101010101)
-_BYTE = np.uint64(8)
-_MIX = (
-    (np.uint64(0xBF58476D1CE4E5B9), np.uint64(30)),
-    (np.uint64(0x94D049BB133111EB), np.uint64(27)),
-)
-_LAST_SHIFT = np.uint64(31)
 Sketches = npt.NDArray[np.uint64]
 
 
-def order_items(beginnings: Sequence[bytes]) -> list[int]:
+def order_items(beginnings: Sequence[bytes], table: ExpertTable | None = None) -> list[int]:
     """Returns the indices of the items in the order in which they should start. `beginnings`: of
-    their prompts. Takes time in proportion to n log n, and n squared in fast array operations for
-    the items that have no common prefix."""
+    their prompts; `table`: the experts that texts were seen with, None: unknown. Takes time in
+    proportion to n log n, and n squared in fast array operations for the items that have no common
+    prefix."""
     if not beginnings:
         return []
-    return _ordered(beginnings, list(range(len(beginnings))), 0)
+    return _ordered(beginnings, list(range(len(beginnings))), 0, table)
 
 
-def _ordered(texts: Sequence[bytes], members: list[int], common: int) -> list[int]:
+def _ordered(
+    texts: Sequence[bytes], members: list[int], common: int, table: ExpertTable | None
+) -> list[int]:
     """Orders items that have their first `common` bytes in common. What they have in common says
     nothing of how alike they are."""
     families = _families(texts, members, common + LEAST_PREFIX_BYTES)
     if len(families) == 1 and len(members) > 1:
-        return _ordered(texts, members, _common_of(texts, members))
+        return _ordered(texts, members, _common_of(texts, members), table)
     heads = [texts[family[0]][common:] for family in families]
+    sketches = np.array([sketch(head) for head in heads], np.uint64)
     ordered: list[int] = []
-    for at in _chain(np.array([sketch(head) for head in heads], np.uint64)):
+    for at in _chain(sketches, None if table is None else table.directions(heads)):
         family = families[at]
         if len(family) < 3:
             ordered += family
         else:
-            ordered += _ordered(texts, family, _common_of(texts, family))
+            ordered += _ordered(texts, family, _common_of(texts, family), table)
     return ordered
 
 
@@ -95,34 +97,30 @@ def _common_bytes(one: bytes, other: bytes) -> int:
 def sketch(text: bytes) -> int:
     """A SimHash (Charikar, STOC 2002) of the runs of bytes of a text: similar texts differ in few
     of its `SKETCH_BITS` bits."""
-    letters = np.frombuffer(text.ljust(WORD_BYTES, b"\0"), np.uint8).astype(np.uint64)
-    count = len(letters) - WORD_BYTES + 1
-    step = max(1, count // MOST_RUNS)
-    runs = np.zeros(len(range(0, count, step)), np.uint64)
-    for at in range(WORD_BYTES):
-        runs = (runs << _BYTE) | letters[at : at + count : step]
-    # The finalizer of SplitMix64 makes every bit of a run depend on all of it.
-    for factor, shift in _MIX:
-        runs = (runs ^ (runs >> shift)) * factor
-    bits = np.unpackbits(
-        (runs ^ (runs >> _LAST_SHIFT)).view(np.uint8).reshape(len(runs), -1), axis=1
-    )
+    runs = hashed_runs(text, MOST_RUNS)
+    bits = np.unpackbits(runs.view(np.uint8).reshape(len(runs), -1), axis=1)
     majority = 2 * bits.sum(axis=0) > len(bits)
     return int.from_bytes(np.packbits(majority).tobytes(), "big")
 
 
-def _chain(sketches: Sketches) -> list[int]:
-    """Orders sketches so that each follows the nearest one that is left, by differing bits."""
+def _chain(sketches: Sketches, directions: Vectors | None) -> list[int]:
+    """Orders items so that each follows the nearest one that is left: by the bits in which sketches
+    differ, and by the angle between the experts that they probably use."""
     left = np.arange(len(sketches))
-    rest = sketches.copy()
+    rest, towards = sketches.copy(), directions
     chain = []
     at = 0
     while len(left):
         chain.append(int(left[at]))
         own = rest[at]
         left, rest = np.delete(left, at), np.delete(rest, at)
+        far = _bits(rest ^ own).astype(np.float32) * np.float32(SKETCH_WEIGHT / SKETCH_BITS)
+        if towards is not None:
+            direction = towards[at]
+            towards = np.delete(towards, at, axis=0)
+            far -= towards @ direction
         if len(left):
-            at = int(np.argmin(_bits(rest ^ own)))
+            at = int(np.argmin(far))
     return chain
 
 

@@ -10,6 +10,8 @@ import pytest
 from gateway.config.gateway import GatewayConfig, SecretConfig
 from moegate.simulated_vllm.faults.flags import parse_faults
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
+from moegate.v1 import batch_pb2, batch_pb2_grpc
+from moegate.vllm_plugin.feed import Signature
 from scheduler.provenance import Provenance
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from simulation.engine.physics import ExpertLoad, Physics
@@ -139,3 +141,37 @@ async def test_a_request_alone_costs_the_seconds_of_the_engine(
             assert metered_s > 60 * QWEN3_30B_H100.base_s
         else:
             assert metered_s == pytest.approx(whole_s, rel=0.05)
+
+
+async def test_the_lane_learns_the_experts_of_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE_KEY_OF_TESTS", KEY)
+    simulated = SimulatedVllmConfig(
+        served_model_name=serving.MODEL, api_key=KEY, speed=20.0, count_experts=True
+    )
+    async with (
+        simulated_vllm(simulated) as server,
+        serving.serving(settings(server.url, engine_feed=True)) as gateway,
+    ):
+        learnt = gateway.gateway.lane.experts
+        feed = server.recorder.feed
+
+        def told(name: str) -> None:
+            experts = [[1, 2], [3]]
+            feed.add(Signature(engine=0, id=f"chatcmpl-{name}", tokens=9, experts=experts))
+
+        told("of a person")
+        await until(lambda: learnt.is_told)
+        stub = batch_pb2_grpc.BatchServiceStub(gateway.channel)
+        messages = [
+            batch_pb2.SubmitBatchRequest(
+                item_id=name, request=chat_request(name, max_output_tokens=4)
+            )
+            for name in "ab"
+        ]
+        submitted = await stub.SubmitBatch(iter(messages), metadata=METADATA)
+        batch_id = submitted.batch.batch_id
+        asked = batch_pb2.StreamBatchResultsRequest(batch_id=batch_id)
+        assert len([each async for each in stub.StreamBatchResults(asked, metadata=METADATA)]) == 2
+        for number in (1, 2):
+            told(f"{batch_id}-{number}")
+        await until(lambda: learnt.observed("team", serving.MODEL) == 2)

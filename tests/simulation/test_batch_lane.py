@@ -21,7 +21,16 @@ def test_items_fill_what_is_free_and_leave_interactive_requests_their_pace() -> 
 
 @pytest.mark.parametrize("batch", [8, 32])
 def test_the_order_touches_fewer_experts_and_finds_more_prefixes(batch: int) -> None:
-    arrival, ordered = compare(1000, batch, domains=6, systems=8, seed=2)
-    assert ordered.distinct_experts < 0.93 * arrival.distinct_experts
-    assert ordered.total_s < 0.97 * arrival.total_s
-    assert ordered.prefix_hits > arrival.prefix_hits
+    arrival, by_sketch, by_experts = compare(1000, batch, domains=6, systems=8, seed=2)
+    assert by_sketch.distinct_experts < 0.93 * arrival.distinct_experts
+    assert by_sketch.total_s < 0.97 * arrival.total_s
+    assert by_sketch.prefix_hits > arrival.prefix_hits
+    assert by_experts.distinct_experts < 0.97 * by_sketch.distinct_experts
+
+
+def test_experts_tell_domains_apart_whose_texts_are_half_alike() -> None:
+    arrival, by_sketch, by_experts = compare(1000, 16, domains=6, systems=8, seed=2, shared=0.5)
+    assert by_sketch.distinct_experts > 0.95 * arrival.distinct_experts
+    assert by_experts.distinct_experts < 0.85 * by_sketch.distinct_experts
+    assert by_experts.total_s < 0.95 * by_sketch.total_s
+    assert by_experts.prefix_hits > arrival.prefix_hits

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import re
+import secrets
 import signal
 import time
 import urllib.request
@@ -35,7 +36,9 @@ async def ask(member: Member, tokens: int = 5) -> None:
     """One request, answered whole."""
     async with asyncio.timeout(BOUND_S), grpc.aio.insecure_channel(member.address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        request = chat_request(max_output_tokens=tokens, ignore_eos=True)
+        # A session of its own: all that have none share one budget.
+        session = secrets.token_hex(8)
+        request = chat_request(max_output_tokens=tokens, ignore_eos=True, session_id=session)
         seen = await read_stream(stub.Generate(request, metadata=METADATA))
         assert seen.done is not None
 
@@ -195,6 +198,41 @@ async def test_a_stopped_leader_is_replaced_and_writes_nothing_more(
         await asyncio.gather(*(member.start() for member in made.members))
         away_s = await faulty(made, upstream, Clients(made), "stop")
         print(f"admitted again after {away_s:.2f} s")
+
+
+async def test_a_front_that_has_just_joined_does_not_stand_in_for_one_that_knows(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    """The lease's row, which is renewed each 20 s here, must name the fronts before."""
+    upstream = Counting(pause_s=0.004)
+    dsn = await postgres.new_database("just_joined")
+    async with counting(upstream), cluster(tmp_path, dsn, [upstream.url], 3, lease_s=60.0) as made:
+        leader, witness, new = made.members
+        await leader.start()
+        await witness.start()
+        expires = await made.rows("SELECT expires_at FROM leader")
+        async with asyncio.timeout(BOUND_S):
+            while await made.rows("SELECT expires_at FROM leader") == expires:
+                # The leader looks at the row, and renews its lease.
+                await made.rows("SELECT pg_notify('moegate_leader', cluster) FROM leader")
+                await asyncio.sleep(0.1)
+        await new.start()
+        asked = Clients(made).new("once", 700)
+        lost = asyncio.create_task(asked.ask(leader))
+        async with asyncio.timeout(BOUND_S):
+            await asked.first_token.wait()
+        witness.signal(signal.SIGSTOP)
+        await leader.kill()
+        assert await lost is grpc.StatusCode.UNAVAILABLE
+        async with asyncio.timeout(BOUND_S):
+            while await made.term() == 1:
+                await asyncio.sleep(0.01)
+        repeat = asyncio.create_task(asked.insist([new]))
+        done, _ = await asyncio.wait([repeat], timeout=1.0)
+        witness.signal(signal.SIGCONT)
+        assert not done, "requests wait for the front that knows the key"
+        assert await repeat is grpc.StatusCode.ALREADY_EXISTS
+        assert upstream.runs_by_text["once"] == 1
 
 
 async def test_a_leader_that_is_cut_off_is_replaced(tmp_path: Path, postgres: Postgres) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import asyncpg
@@ -14,7 +14,13 @@ import pytest
 
 from gateway.accounting.accounting import Accounting, open_accounting
 from gateway.accounting.ledger.database import LedgerFenced, LedgerUnavailable, Tx
-from gateway.accounting.ledger.postgres import Fence, PostgresDatabase, PostgresTx, connect
+from gateway.accounting.ledger.postgres import (
+    LEADER_TABLE,
+    Fence,
+    PostgresDatabase,
+    PostgresTx,
+    connect,
+)
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.values import SecretConfig
@@ -115,28 +121,122 @@ async def test_the_connection_shows_whether_the_process_lives(postgres: Postgres
     await two.close()
 
 
+class Named:
+    """The fronts of a leader; None: it does not know them."""
+
+    def __init__(self, *names: str, known: bool = True) -> None:
+        self.found = frozenset(names) if known else None
+        self.written: list[frozenset[str]] = []
+
+    def names(self) -> frozenset[str] | None:
+        return self.found
+
+    def renewed(self, names: Iterable[str] | None) -> None:
+        if names is not None:
+            self.written.append(frozenset(names))
+
+
+ALL = "one", "two", "three"
+
+
+def before(*names: str, complete: bool = True, gone: bool = False) -> LeaderBefore:
+    return LeaderBefore(len(names), complete=complete, gone=gone, names=frozenset(names))
+
+
+async def taken(row: LeaseRow, gone: int = 0) -> LeaderBefore:
+    """Takes the lease as soon as it can be had."""
+    async with asyncio.timeout(WAIT_S):
+        while await row.take("h:1", 3, gone) is None:
+            await asyncio.sleep(0.02)
+    return row.before
+
+
 async def test_the_next_leader_knows_which_fronts_to_expect(postgres: Postgres) -> None:
     dsn = await postgres.new_database("expected")
     one, two = await asyncio.gather(lease_row(dsn), lease_row(dsn, "two"))
     for row in (one, two):
-        row.fronts = lambda: 3
+        row.fronts = Named(*ALL)
     assert await one.take("h:1", 3, 0)
     assert await one.renew(1)
     await one.release(1)
     assert await two.take("h:2", 3, 0)
-    assert two.before == LeaderBefore(3, complete=True), "its own front comes back, too"
+    assert two.before == before(*ALL), "its own front comes back, too"
     assert await two.renew(2)
     await two.close()
     async with asyncio.timeout(WAIT_S):  # until the database has noticed
         while not await one.take("h:1", 3, 2):
             await asyncio.sleep(0.01)
-    assert one.before == LeaderBefore(2, complete=False, gone=True)
+    assert one.before == before("one", "three", complete=False, gone=True)
     assert await one.renew(3)
     async with asyncio.timeout(WAIT_S):
         while not await two.take("h:2", 3, 0):
             await asyncio.sleep(0.05)
-    assert two.before == LeaderBefore(2, complete=False), "stopped or cut off, it may come back"
+    found = before("two", "three", complete=False)
+    assert two.before == found, "stopped or cut off, it may come back"
     await asyncio.gather(one.close(), two.close())
+
+
+async def test_a_leader_that_failed_before_it_knew_its_fronts_is_not_expected_either(
+    postgres: Postgres,
+) -> None:
+    dsn = await postgres.new_database("in_turn")
+    one, two, three = await asyncio.gather(*(lease_row(dsn, name) for name in ALL))
+    one.fronts = Named(*ALL)
+    two.fronts = three.fronts = Named(known=False)
+    assert await one.take("h:1", 3, 0)
+    assert await one.renew(1)
+    assert await taken(two) == before("two", "three", complete=False)
+    assert await two.renew(2)
+    await two.close()
+    found = await taken(three, gone=2)
+    assert found == before("three", complete=False), "the first one may still run requests"
+    await three.release(3)
+    assert await taken(one) == before("three", complete=False)
+    await asyncio.gather(one.close(), three.close())
+
+
+async def test_a_front_is_named_once_the_renewal_was_written(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("named")
+    one, two = await asyncio.gather(lease_row(dsn), lease_row(dsn, "two"))
+    listed = one.fronts = Named("one")
+    assert await one.take("h:1", 3, 0)
+    assert await one.renew(1)
+    listed.found = frozenset(("one", "two"))
+    assert listed.written == [{"one"}]
+    assert await one.renew(1)
+    assert listed.written[1:] == [{"one", "two"}]
+    assert await taken(two) == before("two", complete=False)
+    assert not await one.renew(1)
+    assert len(listed.written) == 2
+    await asyncio.gather(one.close(), two.close())
+
+
+BEFORE_TAKE = """
+UPDATE leader SET term = term + 1, name = $1, expires_at = clock_timestamp() + INTERVAL '3 seconds',
+  fronts = CASE WHEN expires_at = '-infinity' THEN fronts ELSE -GREATEST(ABS(fronts), 1) END"""
+BEFORE_RENEW = """
+UPDATE leader SET expires_at = clock_timestamp() + INTERVAL '3 seconds', fronts = $1"""
+
+
+async def test_a_leader_of_the_version_before_counts_its_fronts(postgres: Postgres) -> None:
+    """It has made the table, and it writes no names: those of an earlier term say nothing."""
+    dsn = await postgres.new_database("upgraded")
+    old = await asyncpg.connect(dsn)
+    await old.execute(LEADER_TABLE)
+    await old.execute("INSERT INTO leader VALUES ('c', 1, 'old', 'h:1', 3, 2, '-infinity')")
+    one = await lease_row(dsn)
+    one.fronts = Named(*ALL)
+    assert await taken(one) == LeaderBefore(2, complete=True)
+    assert await one.renew(2)
+    await one.release(2)
+    await old.execute(BEFORE_TAKE, "old")
+    assert await old.fetchval("SELECT fronts FROM leader") == 3
+    await old.execute(BEFORE_RENEW, 4)
+    assert await taken(one) == LeaderBefore(3, complete=False)
+    assert await one.renew(4)
+    await one.release(4)
+    assert await taken(one) == before(*ALL)
+    await asyncio.gather(one.close(), old.close())
 
 
 async def test_a_leader_that_does_not_know_its_fronts_leaves_what_the_row_says(
@@ -145,16 +245,16 @@ async def test_a_leader_that_does_not_know_its_fronts_leaves_what_the_row_says(
     """It gave its lease back before its scheduler had started, or while that ended."""
     dsn = await postgres.new_database("unknown")
     one, two = await asyncio.gather(lease_row(dsn), lease_row(dsn, "two"))
-    one.fronts = lambda: 3
+    one.fronts = Named(*ALL)
     assert await one.take("h:1", 3, 0)
     assert await one.renew(1)
     await one.release(1)
-    two.fronts = lambda: None
+    two.fronts = Named(known=False)
     assert await two.take("h:2", 3, 0)
     assert await two.renew(2)
     await two.release(2)
     assert await one.take("h:1", 3, 0)
-    assert one.before == LeaderBefore(3, complete=True)
+    assert one.before == before(*ALL)
     await asyncio.gather(one.close(), two.close())
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.auth.authenticator import Caller
-from gateway.batch.estimates import is_late
+from gateway.batch.estimates import is_late, needed_per_s
 from gateway.batch.jobs import Item, ItemResult, Job, request_id
 from gateway.batch.running.execution import ItemAnswer, ItemCall
+from gateway.batch.running.ordering import Reordering
 from gateway.batch.running.parts import RunnerParts
 from gateway.batch.running.recorder import Recorder
 from gateway.batch.running.retries import Retry
@@ -52,9 +54,14 @@ class ItemRuns:
         self._on_change = on_change
         self._on_lost = on_lost
         self._turn = 0
+        self._reordering = Reordering(parts.database, parts.order, parts.experts)
         self.in_flight = 0
         self.waiting: Counter[str] = Counter()
         """Items by model that have no placement yet."""
+
+    async def close(self) -> None:
+        """Ends what runs beside the items."""
+        await self._reordering.close()
 
     async def start(self, jobs: Sequence[RunningJob]) -> None:
         """Starts items of jobs in turns, as far as the bounds let them. Raises
@@ -71,11 +78,22 @@ class ItemRuns:
                 for model in sorted(running.models()):
                     if self.in_flight >= bounds.items_in_flight:
                         return
-                    if self.waiting[model] >= bounds.items_waiting:
+                    if self.waiting[model] >= self._most_waiting(running.job):
                         continue
                     if await self._start_next(running, model):
                         progress = True
                         self._turn = index + 1  # a look that starts nothing is nobody's turn
+
+    def _most_waiting(self, job: Job) -> int:
+        """Items of a model that may wait for a placement when another one of this job is started. A
+        short queue never shows that own servers are too slow. So of a late job as many may wait as
+        have to be started within the promised time to first token: if they cannot be, they are late
+        by that time too, and go to a remote."""
+        most, now_us = self._parts.bounds().items_waiting, self._parts.now_us()
+        if job.terms.local_only or not is_late(job, now_us):
+            return most
+        in_time = needed_per_s(job, now_us) * self._parts.standard_ttft_s()
+        return max(most, math.ceil(min(in_time, self._parts.bounds().items_in_flight)) + 1)
 
     async def _start_next(self, running: RunningJob, model: str) -> bool:
         if not running.taken.get(model) and running.waiting.get(model):
@@ -88,6 +106,9 @@ class ItemRuns:
                 self._on_lost(running)
                 return False
             running.add_taken(model, taken)
+            if taken:
+                execution = self._parts.executions[running.job.form]
+                self._reordering.consider(running, model, taken[-1].place, execution)
         item = None if running.stopped else running.next_item(model)
         if item is None:
             return False
@@ -145,9 +166,13 @@ class ItemRuns:
         content = await parts.database.read(
             lambda tx: read_bytes(tx, job.file_id, item.start_byte, item.size_bytes)
         )
+        run_id = request_id(job.job_id, item.number)
+        if parts.experts.is_told:
+            beginning = execution.read(content, job.endpoint).beginning
+            parts.experts.follow(job.tenant, item.model, run_id, beginning)
         call = ItemCall(
             job_id=job.job_id,
-            request_id=request_id(job.job_id, item.number),
+            request_id=run_id,
             item=item,
             content=content,
             endpoint=job.endpoint,

@@ -10,8 +10,9 @@ from gateway.accounting.ledger.database import Database
 from gateway.auth.authenticator import Caller
 from gateway.batch.jobs import Form
 from gateway.batch.running.execution import Execution
+from gateway.batch.running.item_experts import ItemExperts
+from gateway.batch.running.ordering import Order
 from gateway.batch.running.recorder import Write
-from gateway.batch.running.validation import Order
 from gateway.config.batch import BatchConfig
 
 
@@ -27,10 +28,12 @@ class RunnerParts:
         executions: of each form of items.
         caller_of: the caller of a key by its id; None: there is no such key any more.
         bounds: those in force.
+        standard_ttft_s: promised time to first token of the class in which late items run.
         clock: monotonic seconds.
         now_us: Unix microseconds.
         owns_database: no other gateway can use the database.
         order: the order in which items are started.
+        experts: those that items were routed to.
     """
 
     name: str
@@ -41,7 +44,9 @@ class RunnerParts:
     executions: Mapping[Form, Execution]
     caller_of: Callable[[str], Caller | None]
     bounds: Callable[[], BatchConfig]
+    standard_ttft_s: Callable[[], float]
     clock: Callable[[], float]
     now_us: Callable[[], int]
     owns_database: bool
     order: Order
+    experts: ItemExperts

@@ -17,6 +17,7 @@ from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.batch.jobs import Job, JobState
 from gateway.batch.running.ending import CANCELLED, EXPIRED, end_rest
 from gateway.batch.running.item_runs import ItemRuns
+from gateway.batch.running.ordering import ordered_with
 from gateway.batch.running.parts import RunnerParts
 from gateway.batch.running.recorder import Recorder
 from gateway.batch.running.recovery import correct_own_runs, recover_taken
@@ -131,6 +132,7 @@ class BatchRunner:
             await self._close(*own)
 
     async def _close(self, *own: asyncio.Task[None]) -> None:
+        await self.runs.close()
         tasks = [task for job in self.jobs for task in job.tasks.values()]
         tasks += [*self._preparing, *self._correcting.values(), *own]
         for task in tasks:
@@ -250,6 +252,7 @@ class BatchRunner:
                 *(parts.database, claim, job, execution, parts.bounds()),
                 now_us=parts.now_us,
                 order=parts.order,
+                experts=parts.experts,
             )
             if ended is not None:
                 self._jobs.pop(job.job_id, None)
@@ -261,6 +264,8 @@ class BatchRunner:
             if recovered:
                 log.warning("batch %s: %d items run again", job.job_id, recovered)
         running.waiting = await parts.database.read(lambda tx: waiting_by_model(tx, job.job_id))
+        if job.started_unix_us is None:
+            running.orders = ordered_with(parts.experts, job.tenant, running.waiting)
         held = await self._held([claim])
         if job.job_id not in held:
             raise ClaimLost(job.job_id)

@@ -27,6 +27,15 @@ class Tries:
     alone: bool = False
 
 
+@dataclass(slots=True)
+class KnownOrder:
+    """How the waiting items of a model were ordered. `observed`: requests whose experts were known;
+    `until_place`: items of this and later places were ordered with less."""
+
+    observed: int = 0
+    until_place: float = -1
+
+
 @dataclass(slots=True, eq=False)
 class RunningJob:
     """A job with its claim.
@@ -37,6 +46,7 @@ class RunningJob:
         tasks: runs in progress, by the number of the item.
         delayed: items that wait before another try: (time, number, item).
         allotted_nano_usd: of the job's budget, by the number of the item.
+        orders: of its items, by model.
         stopped: code for all that is left, once the job is being stopped; empty: it runs.
     """
 
@@ -50,6 +60,7 @@ class RunningJob:
     tries: dict[int, Tries] = field(default_factory=dict)
     allotted_nano_usd: dict[int, int] = field(default_factory=dict)
     charged_nano_usd: int = 0
+    orders: dict[str, KnownOrder] = field(default_factory=dict)
     stopped: str = ""
 
     @property

@@ -4,7 +4,7 @@ each."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -12,6 +12,8 @@ from gateway.accounting.ledger.database import Database, Tx
 from gateway.batch.intake import BadLine, Cut, FrameCutter, Intake, LineCutter
 from gateway.batch.jobs import Form, Item, Job, JobState, LineFault
 from gateway.batch.running.execution import Execution
+from gateway.batch.running.item_experts import ItemExperts
+from gateway.batch.running.ordering import WINDOW_ITEMS, Order, order_by_model
 from gateway.batch.store.files import read_chunk
 from gateway.batch.store.items import insert_items
 from gateway.batch.store.jobs import Claim, begin_job, end_job
@@ -19,11 +21,7 @@ from gateway.config.batch import BatchConfig
 
 SLICE_LINES = 50
 """Lines that are read before others have their turn."""
-WINDOW_ITEMS = 5_000
-"""Items that are put in order, and written, together."""
 EMPTY = LineFault(code="empty_file", message="the file has no requests: one JSON object a line")
-Order = Callable[[Sequence[bytes]], Sequence[int]]
-"""Gives the order in which items are started, as indices, from their beginnings."""
 
 
 async def validate(
@@ -35,11 +33,12 @@ async def validate(
     *,
     now_us: Callable[[], int],
     order: Order,
+    experts: ItemExperts,
 ) -> Job | None:
     """Makes the items of a job. Returns the job if it ended, because it has none. Raises ClaimLost
     and LedgerUnavailable; called again, it starts anew."""
     intake = Intake(bounds.job_items)
-    window = _Window(database, claim, order)
+    window = _Window(database, claim, job.tenant, order, experts)
     cutter = FrameCutter() if job.form is Form.GRPC else LineCutter(bounds.line_bytes)
     number = 0
     while (chunk := await _chunk(database, job.file_id, number)) is not None:
@@ -89,10 +88,14 @@ async def _take(
 class _Window:
     """Items that are put in order together."""
 
-    def __init__(self, database: Database, claim: Claim, order: Order) -> None:
+    def __init__(
+        self, database: Database, claim: Claim, tenant: str, order: Order, experts: ItemExperts
+    ) -> None:
         self._database = database
         self._claim = claim
+        self._tenant = tenant
         self._order = order
+        self._experts = experts
         self._items: list[Item] = []
         self._beginnings: list[bytes] = []
         self._next_place = 0
@@ -107,7 +110,11 @@ class _Window:
     async def write(self) -> None:
         if not self._items:
             return
-        order = await asyncio.to_thread(self._order, self._beginnings)
+        models = [item.model for item in self._items]
+        tables = self._experts.tables(self._tenant, set(models))
+        order = await asyncio.to_thread(
+            order_by_model, self._order, models, self._beginnings, tables
+        )
         first = self._next_place
         placed = [
             msgspec.structs.replace(self._items[index], place=first + rank)

@@ -61,6 +61,25 @@ async def take_items(tx: Tx, claim: Claim, model: str, limit: int, now_us: int) 
     return sorted((_item(row) for row in found), key=lambda item: item.place)
 
 
+async def next_items(tx: Tx, job_id: str, model: str, after_place: int, limit: int) -> list[Item]:
+    """The items of a model that nobody has taken, after a place, in the order of their places."""
+    found = await tx.rows(
+        f"SELECT {_ITEM} FROM batch_item WHERE job_id = $1 AND state = 0 AND model = $2"
+        " AND place > $3 ORDER BY place LIMIT $4",
+        *(job_id, model, after_place, limit),
+    )
+    return [_item(row) for row in found]
+
+
+async def place_items(tx: Tx, claim: Claim, places: Sequence[tuple[int, int]]) -> None:
+    """Gives items other places, by their numbers. Those that were taken meanwhile keep theirs."""
+    await check_claim(tx, claim)
+    await tx.many(
+        "UPDATE batch_item SET place = $3 WHERE job_id = $1 AND number = $2 AND state = 0",
+        [(claim.job_id, number, place) for number, place in places],
+    )
+
+
 async def taken_items(tx: Tx, job_id: str) -> list[tuple[Item, int]]:
     """Items that a runner has taken and not ended, with the Unix microsecond of that."""
     found = await tx.rows(

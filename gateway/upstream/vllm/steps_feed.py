@@ -14,7 +14,13 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from scheduler.engine_steps import EngineRequest, EngineStep, ExpertStep, ExpertSteps
+from scheduler.engine_steps import (
+    EngineRequest,
+    EngineStep,
+    ExpertSignature,
+    ExpertStep,
+    ExpertSteps,
+)
 
 PATH = "/moegate/steps"
 _FORMAT = 1
@@ -30,6 +36,8 @@ _Name = Annotated[str, Meta(max_length=1024)]
 _Rows = Annotated[list[list[Any]], Meta(max_length=16_384)]
 _Loads = Annotated[list[Annotated[float, Meta(ge=0, le=1e12)]], Meta(max_length=4096)]
 _Names = Annotated[list[_Name], Meta(max_length=256)]
+_Expert = Annotated[int, Meta(ge=0, le=65_535)]
+_Layers = Annotated[list[Annotated[list[_Expert], Meta(max_length=64)]], Meta(max_length=16)]
 
 
 T = TypeVar("T")
@@ -59,6 +67,8 @@ class _Answer(msgspec.Struct):
     moe: Any = None
     expert_fields: Any = ()
     expert_steps: Any = ()
+    signature_fields: Any = ()
+    signatures: Any = ()
 
 
 class _Step(msgspec.Struct):
@@ -85,6 +95,11 @@ class _ExpertStep(msgspec.Struct):
     load: _Loads = []
 
 
+class _Signature(msgspec.Struct):
+    id: _Name
+    experts: _Layers
+
+
 class _Request(msgspec.Struct):
     id: _Name
     queued_s: _Seconds | None = None
@@ -105,6 +120,7 @@ class FeedAnswer:
     steps: tuple[EngineStep, ...]
     requests: tuple[EngineRequest, ...]
     experts: ExpertSteps | None
+    signatures: tuple[ExpertSignature, ...] = ()
 
 
 def parse_steps(text: bytes, at_s: float) -> FeedAnswer:
@@ -131,16 +147,23 @@ def parse_steps(text: bytes, at_s: float) -> FeedAnswer:
         ),
         requests=tuple(
             EngineRequest(
-                request_id=found[1] or found[2],
+                request_id=name,
                 queued_s=one.queued_s,
                 prefill_s=one.prefill_s,
                 decode_s=one.decode_s,
             )
             for one in requests
-            if (found := _REQUEST_ID.fullmatch(one.id)) is not None
+            if (name := _request_id(one.id))
         ),
         experts=_experts(answer),
+        signatures=_signatures(answer),
     )
+
+
+def _request_id(engine_id: str) -> str:
+    """The gateway's id of a sequence; empty: it has none."""
+    found = _REQUEST_ID.fullmatch(engine_id)
+    return "" if found is None else str(found[1] or found[2])
 
 
 def _experts(answer: _Answer) -> ExpertSteps | None:
@@ -165,6 +188,19 @@ def _experts(answer: _Answer) -> ExpertSteps | None:
             for step in rows
             if 0 <= answer.now_s - step.at_s <= _OLDEST_S
         ),
+    )
+
+
+def _signatures(answer: _Answer) -> tuple[ExpertSignature, ...]:
+    try:
+        names = msgspec.convert(answer.signature_fields, _Names)
+        rows = _rows(names, msgspec.convert(answer.signatures, _Rows), list[_Signature])
+    except msgspec.ValidationError:
+        return ()
+    return tuple(
+        ExpertSignature(request_id=name, experts=tuple(map(tuple, row.experts)))
+        for row in rows
+        if (name := _request_id(row.id))
     )
 
 

@@ -24,6 +24,8 @@ from gateway.batch.jobs import Form, Item, Job, JobDraft, JobTokens, StoredResul
 from gateway.batch.port import Owner, ResultQuery
 from gateway.batch.quotes import ItemQuote, ItemRefused
 from gateway.batch.running.execution import ItemAnswer, ItemCall
+from gateway.batch.running.item_experts import ItemExperts
+from gateway.batch.running.ordering import Order
 from gateway.batch.running.parts import RunnerParts
 from gateway.batch.running.runner import BatchRunner
 from gateway.batch.store.desk import BatchDesk
@@ -31,6 +33,7 @@ from gateway.config.batch import BatchConfig
 from gateway.config.gateway import KeyRole
 from scheduler.budgets.budget import BudgetAccount
 from scheduler.limits.rate_limit import NO_RATE_LIMITS
+from scheduler.prefix.expert_affinity import ExpertTable
 from tests.ledgers import settled
 
 T = TypeVar("T")
@@ -112,6 +115,11 @@ class ScriptedExecution:
         return f"{code}: {message}".encode()
 
 
+def in_file_order(beginnings: Sequence[bytes], table: ExpertTable | None) -> Sequence[int]:
+    """Items start as they stand in the file."""
+    return range(len(beginnings))
+
+
 @dataclass(slots=True)
 class Rig:
     """A lane. `now_us`: its wall clock; `bounds`: in force; `keys`: those that are configured."""
@@ -122,6 +130,8 @@ class Rig:
     now_us: int = 1_800_000_000_000_000
     bounds: BatchConfig = field(default_factory=BatchConfig)
     keys: dict[str, Caller] = field(default_factory=lambda: {"key": CALLER})
+    order: Order = in_file_order
+    experts: ItemExperts = field(default_factory=ItemExperts)
     desk: BatchDesk = field(init=False)
 
     def __post_init__(self) -> None:
@@ -169,10 +179,12 @@ class Rig:
                 executions={Form.OPENAI: self.execution},
                 caller_of=self.keys.get,
                 bounds=lambda: self.bounds,
+                standard_ttft_s=lambda: 5.0,
                 clock=asyncio.get_running_loop().time,
                 now_us=lambda: self.now_us,
                 owns_database=owns_database,
-                order=lambda beginnings: range(len(beginnings)),
+                order=self.order,
+                experts=self.experts,
             )
         )
 

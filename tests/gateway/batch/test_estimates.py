@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import structs
 
-from gateway.batch.estimates import estimated_end_us, estimated_nano_usd, is_late
+from gateway.batch.estimates import estimated_end_us, estimated_nano_usd, is_late, needed_per_s
 from gateway.batch.jobs import JobState
 from tests.gateway.batch.test_running_job import running
 
@@ -37,3 +39,9 @@ def test_a_job_is_late_by_its_pace_or_by_the_time_that_is_left() -> None:
     assert not is_late(JOB, 800 * S)  # nothing has ended: no pace
     assert is_late(JOB, 900 * S)
     assert not is_late(structs.replace(JOB, started_unix_us=None), 10 * S)
+
+
+def test_the_pace_that_a_job_needs() -> None:
+    job = structs.replace(JOB, items=100, succeeded=10)
+    assert needed_per_s(job, 900 * S) == 1.0  # 90 items in 90 of the last 100 s
+    assert needed_per_s(job, 1000 * S) == math.inf

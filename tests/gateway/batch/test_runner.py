@@ -243,6 +243,29 @@ async def test_a_late_job_rises_in_class(made: Rig) -> None:
     assert classes == ["batch"] * 3 + ["standard"] * 3
 
 
+@pytest.mark.parametrize("local_only", [False, True])
+async def test_a_late_job_has_as_many_waiting_as_its_pace_needs(
+    local_only: bool, made: Rig
+) -> None:
+    made.limit(items_waiting=2)
+
+    async def script(call: ItemCall) -> ItemAnswer:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    made.execution.script = script
+    job = await made.submit(lines(50), deadline_s=1000.0, terms=JobTerms(local_only=local_only))
+    made.now_us = job.deadline_unix_us - 50_000_000
+    async with made.running():
+        # 50 items in 45 of 50 s, and 5 s to the first token: 6 items, and one more.
+        expected = 2 if local_only else 7
+        async with asyncio.timeout(30.0):
+            while made.execution.now < expected:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert made.execution.now == expected
+
+
 async def test_a_key_that_may_only_use_batch_stays_there(made: Rig) -> None:
     made.keys["key"] = replace(CALLER, slo_classes=(SloClass.BATCH,))
     job = await made.submit(lines(1), deadline_s=100.0)

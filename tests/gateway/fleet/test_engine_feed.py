@@ -16,8 +16,8 @@ from gateway.fleet.engine_feed import ABSENT_S, MOST_ANSWERS, EngineFeed
 from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.vllm.client import VllmClient
 from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
-from moegate.vllm_plugin.feed import MOST_TOLD, Feed, Step
-from scheduler.engine_steps import EngineSteps
+from moegate.vllm_plugin.feed import MOST_TOLD, Feed, Signature, Step
+from scheduler.engine_steps import EngineSteps, ExpertSignature
 from simulation.engine.physics import ExpertLoad
 from tests.gateway.upstream.vllm.test_steps_feed import STEP
 
@@ -53,6 +53,7 @@ class Reader:
     server: Server
     now_s: float = 1000.0
     events: list[EngineSteps] = field(default_factory=list)
+    signatures: list[ExpertSignature] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.feed = EngineFeed("own/a", "own/a", lambda: self.now_s)
@@ -60,7 +61,7 @@ class Reader:
     async def read(self) -> list[int]:
         """Batches of the steps that are new."""
         self.events.clear()
-        await self.feed.read(self.server, self.events.append)
+        await self.feed.read(self.server, self.events.append, self.signatures.extend)
         return [step.sequences for event in self.events for step in event.steps]
 
 
@@ -210,3 +211,14 @@ async def test_the_simulated_vllm_tells_its_experts() -> None:
     for step in decodes:
         assert len(step.load) == 4
         assert sum(step.load) == pytest.approx(8 * step.tokens, rel=0.01)
+
+
+async def test_signatures_are_told_to_their_own_reader() -> None:
+    reader = Reader(Server())
+    feed = reader.server.feeds[0]
+    feed.moe = {"experts": 16, "experts_per_token": 4, "layers": 2}
+    feed.add(Signature(engine=0, id="chatcmpl-agent-7", tokens=30, experts=[[3, 1], [0]]))
+    await reader.read()
+    assert reader.signatures == [ExpertSignature(request_id="agent-7", experts=((3, 1), (0,)))]
+    await reader.read()
+    assert len(reader.signatures) == 1

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.link.connection import Connection
-from gateway.link.host import NO_BOOKINGS, Bookings, SchedulerHost
-from gateway.link.opening import Opening
+from gateway.link.host import SchedulerHost
+from gateway.link.opening import FrontListing, Opening
+from gateway.link.owned import NO_BOOKINGS, Bookings
 from gateway.link.remote_scheduler import RemoteScheduler
 from tests.gateway.scheduling.scheduling_made import Hosted
 
@@ -106,6 +107,7 @@ class Joined:
     made: Hosted
     bookings: Bookings = NO_BOOKINGS
     opening: Opening | None = None
+    listing: FrontListing | None = None
     forgets_unfinished: bool = False
     may_act: Callable[[], bool] | None = None
     host: SchedulerHost = field(init=False)
@@ -120,6 +122,7 @@ class Joined:
             setting=lambda: b"setting",
             bookings=self.bookings,
             opening=self.opening,
+            listing=self.listing,
             forgets_unfinished=self.forgets_unfinished,
         )
 

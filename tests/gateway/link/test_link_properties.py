@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from msgspec import structs
 
-from gateway.link.opening import LONGEST_S, Opening
+from gateway.link.opening import LONGEST_S, ExpectedFronts, Opening
 from gateway.link.remote_scheduler import RemoteScheduler
 from gateway.link.resume import AttemptKey, Resumed
 from scheduler.budgets.budget import Budget
@@ -445,7 +445,7 @@ class LinkMachine(RuleBasedStateMachine):
                     front.cut()
                 await self.forget_joining(number)
             self.books.restart()
-            self.start_scheduler(Opening(2, self.opened))
+            self.start_scheduler(Opening(ExpectedFronts(2), self.opened))
 
         self.run_now(restart())
 
@@ -456,7 +456,7 @@ class LinkMachine(RuleBasedStateMachine):
 
         async def take_over() -> None:
             self.books.restart()
-            self.start_scheduler(Opening(2, self.opened))
+            self.start_scheduler(Opening(ExpectedFronts(2), self.opened))
             await turns()
 
         self.run_now(take_over())

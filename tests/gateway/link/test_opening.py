@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
-from gateway.link.opening import LONGEST_S, Opening
+from gateway.link.opening import LONGEST_S, ExpectedFronts, Opening
 from gateway.link.resume import Resumed
 from tests.gateway.link.pipes import turns
 
@@ -12,9 +13,9 @@ from tests.gateway.link.pipes import turns
 class Opened:
     """What an opening has led to."""
 
-    def __init__(self, fronts: int) -> None:
+    def __init__(self, fronts: int, names: Iterable[str] = ()) -> None:
         self.found: list[tuple[Resumed | None, bool]] = []
-        self.opening = Opening(fronts, self.on_open)
+        self.opening = Opening(ExpectedFronts(fronts, frozenset(names)), self.on_open)
 
     async def on_open(self, told: Resumed | None, complete: bool) -> None:
         self.found.append((told, complete))
@@ -37,6 +38,15 @@ async def test_it_waits_for_all_and_takes_the_newest_view() -> None:
     assert (told.fleet_version, complete) == (7, True)
     await made.join("late", 9)
     assert len(made.found) == 1
+
+
+async def test_it_waits_for_those_that_are_named_whoever_else_comes() -> None:
+    made = Opened(0, ("a", "b"))
+    joining = [made.join(name, 1) for name in ("new", "newer", "a")]
+    await turns()
+    assert not made.found, "two fronts that know nothing are not those that are expected"
+    await asyncio.gather(made.join("b", 1), *joining)
+    assert [complete for _, complete in made.found] == [True]
 
 
 async def test_it_does_not_wait_for_a_front_that_does_not_come() -> None:

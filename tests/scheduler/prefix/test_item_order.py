@@ -9,6 +9,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler.prefix.expert_affinity import ExpertAffinity, rows_of
 from scheduler.prefix.item_order import LEAST_PREFIX_BYTES, order_items, sketch
 
 DOMAINS = [[f"w{domain}x{number}" for number in range(300)] for domain in range(6)]
@@ -52,6 +53,26 @@ def test_likes_are_beside_likes() -> None:
     texts = [text(chance, domain) for domain in made]
     arrival, ordered = switches(made), switches([made[index] for index in order_items(texts)])
     assert ordered < arrival / 4, (arrival, ordered)
+
+
+def test_items_that_use_the_same_experts_are_together_whatever_words_they_share() -> None:
+    chance = random.Random(6)
+    common = [f"common{number}" for number in range(300)]
+
+    def half_common(domain: int) -> bytes:
+        return b" ".join((" ".join(chance.choices(common, k=120)).encode(), text(chance, domain)))
+
+    affinity = ExpertAffinity()
+    for number in range(100):
+        experts = [[*range(8 * (number % 6), 8 * (number % 6) + 8)]]
+        affinity.observe(rows_of(half_common(number % 6)), experts)
+    made = [chance.randrange(6) for _ in range(300)]
+    texts = [half_common(domain) for domain in made]
+    by_sketch, by_experts = (
+        switches([made[index] for index in order_items(texts, table)])
+        for table in (None, affinity.table())
+    )
+    assert by_experts < 20 < by_sketch / 3, (by_experts, by_sketch)
 
 
 def test_the_same_text_many_times() -> None:

@@ -74,6 +74,8 @@ def test_experts_are_read_where_they_are_counted() -> None:
     [step] = told.steps
     assert (step.tokens, step.prefill_tokens, step.distinct) == (5, 2, 7.5)
     assert step.load == (12.0, 8.0)
+    [signature] = answer.signatures
+    assert (signature.request_id, signature.experts) == ("agent-7", ((3, 1), (0,)))
     no_ranks = parse_steps(dumped(written(EXPERTS._replace(load=None), moe=MOE)), 100.0).experts
     assert no_ranks is not None
     assert no_ranks.steps[0].load == ()
@@ -99,6 +101,28 @@ def test_garbled_experts_cost_the_experts_only(name: str, value: object) -> None
     answer[name] = value
     read = parse_steps(dumped(answer), 100.0)
     assert read.experts is None
+    assert len(read.steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("signature_fields", ["id"]),
+        ("signatures", [[1, "chatcmpl-a", 3, [[70_000]]]]),
+        ("signatures", [[1, "chatcmpl-a", 3, [[-1]]]]),
+        ("signatures", [[1, "chatcmpl-a", 3, [["x"]]]]),
+        ("signatures", [[1, "chatcmpl-a", 3, [list(range(65))]]]),
+        ("signatures", [[1, "chatcmpl-a", 3, [[0]] * 17]]),
+        ("signatures", [[1, "not an id of the gateway", 3, [[0]]]]),
+        ("signatures", {"a": 1}),
+    ],
+)
+def test_garbled_signatures_cost_the_signatures_only(name: str, value: object) -> None:
+    answer = written(STEP, EXPERTS, SIGNATURE, moe=MOE)
+    answer[name] = value
+    read = parse_steps(dumped(answer), 100.0)
+    assert read.signatures == ()
+    assert read.experts is not None
     assert len(read.steps) == 1
 
 
