@@ -164,6 +164,7 @@ async def leader_side(
         before = around.before()
 
         async def opened(told: Resumed | None, complete: bool) -> None:
+            host.settle_keys(complete=complete)
             if told is not None:
                 await take_over_fleet(parts.scheduler, told)
             await accounting.budgets.end_adoption(complete=complete and before.complete)

@@ -14,11 +14,19 @@ from gateway.domain.generation import (
 
 
 @dataclass(slots=True)
+class _Call:
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+    signatures: list[Signature] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Choice:
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    tool_calls: dict[int, ToolCall] = field(default_factory=dict)
+    tool_calls: dict[int, _Call] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
     signatures: list[Signature] = field(default_factory=list)
     matched_stop: str = ""
@@ -40,16 +48,12 @@ class ChoiceAssembler:
         choice.finish_reason = delta.finish_reason or choice.finish_reason
         choice.matched_stop = delta.matched_stop or choice.matched_stop
         for piece in delta.tool_calls:
-            call = choice.tool_calls.get(piece.index, ToolCall(index=piece.index))
-            choice.tool_calls[piece.index] = ToolCall(
-                index=piece.index,
-                # The first delta of a tool call has its id and name; the arguments span many
-                # deltas.
-                id=call.id or piece.id,
-                name=call.name or piece.name,
-                arguments_json=call.arguments_json + piece.arguments_json,
-                signatures=call.signatures + piece.signatures,
-            )
+            # The first delta of a tool call has its id and name; the arguments span many deltas.
+            call = choice.tool_calls.setdefault(piece.index, _Call())
+            call.id = call.id or piece.id
+            call.name = call.name or piece.name
+            call.arguments.append(piece.arguments_json)
+            call.signatures.extend(piece.signatures)
 
     def choices(self) -> list[ChoiceDelta]:
         """Returns every choice as one delta, sorted by index."""
@@ -58,7 +62,16 @@ class ChoiceAssembler:
                 index=index,
                 text="".join(choice.texts),
                 reasoning_text="".join(choice.reasoning),
-                tool_calls=tuple(call for _, call in sorted(choice.tool_calls.items())),
+                tool_calls=tuple(
+                    ToolCall(
+                        index=number,
+                        id=call.id,
+                        name=call.name,
+                        arguments_json="".join(call.arguments),
+                        signatures=tuple(call.signatures),
+                    )
+                    for number, call in sorted(choice.tool_calls.items())
+                ),
                 logprobs=tuple(choice.logprobs),
                 finish_reason=choice.finish_reason,
                 signatures=tuple(choice.signatures),

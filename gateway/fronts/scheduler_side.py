@@ -214,6 +214,7 @@ async def running_scheduler_side(
     async def opened(told: Resumed | None, complete: bool) -> None:
         """What an operator has drained stays drained, and what served is taken to serve, until
         probes say otherwise. Money that nobody holds is free again."""
+        host.settle_keys(complete=complete)
         if told is not None:
             await take_over_fleet(parts.scheduler, told)
         await accounting.budgets.end_adoption(complete=complete)

@@ -67,6 +67,8 @@ class FrontSession:
         """The newest of each branch that the scheduler has not been told of."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_lost = False
+        self.has_resumed = False
+        """Whether the front has told what it has."""
 
     def attach(self, send: Send) -> None:
         """The front has another connection."""

@@ -95,9 +95,10 @@ class HostedFront:
     async def resumed(self, told: Resumed) -> None:
         """The front has told what it has. Returns when it may submit what is new."""
         states, host = self._states, self._host
-        if host.forgets_unfinished:
-            finished = tuple(key for key in told.remembered if key.has_output)
-            told = replace(told, remembered=finished)
+        if host.is_open:  # what it tells of unfinished requests is not settled by the opening
+            told = replace(
+                told, remembered=tuple(replace(key, has_output=True) for key in told.remembered)
+            )
         keys = [key for state in states for key in attempt_keys(state)]
         booked = await host.booked(keys) if keys else {}
         if self.connection.lost:
@@ -184,7 +185,7 @@ class SchedulerHost:
         see `Welcome`. `handlers`: further calls that a front may make. `bookings`: the ledger.
         `opening`: fronts that ran before this scheduler; None: there were none. `listing`: those
         that the next one will wait for; None: it knows all.
-        `forgets_unfinished`: a front that does not come back has ended, so that idempotency keys of
+        `forgets_unfinished`: a front that is not expected has ended, so that idempotency keys of
         its requests are free unless their clients may have output."""
         self.scheduler = scheduler
         self.clock = clock
@@ -196,7 +197,7 @@ class SchedulerHost:
         self._bookings = bookings
         self._opening = opening
         self.listing = listing
-        self.forgets_unfinished = forgets_unfinished
+        self._forgets_unfinished = forgets_unfinished
         self._witness = KeyWitness(scheduler.claims, clock)
         self._fronts: dict[int, HostedFront] = {}
         self._kept: dict[str, _Kept] = {}
@@ -307,6 +308,12 @@ class SchedulerHost:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def settle_keys(self, *, complete: bool) -> None:
+        """To be called before requests are admitted. `complete`: all expected fronts are back."""
+        self.scheduler.claims.settle_unfinished(
+            self.clock(), are_over=complete and self._forgets_unfinished
+        )
 
     def fleet_update(self) -> FleetUpdate:
         """Returns the message of the newest view."""

@@ -47,7 +47,9 @@ def resume(
             session.slots[key_id] += more
         for _ in range(-more):
             session.free_slot(SlotFreed(key_id=key_id))
-    session.scheduler.resumption.remember(told.remembered)
+    if not session.has_resumed:
+        session.scheduler.resumption.remember(told.remembered)
+    session.has_resumed = True
     session.scheduler.resumption.restore_levels(told.levels)
     session.reported(told.reports)
     return later

@@ -103,6 +103,21 @@ class Claims:
         if self._idempotency.remember(key, use, until_s):
             self.on_key_use(key, use)
 
+    def settle_unfinished(self, now: float, *, are_over: bool) -> None:
+        """Settles the remembered keys of requests of an earlier scheduler that no front has taken
+        over, and of which no output is known. `are_over`: they have ended with their fronts, so
+        that their keys are free; else their clients may have output by now."""
+        for key in self.idempotency_keys():
+            use = self._idempotency.use(key)
+            if use is None or use.until_s is None or use.has_ended or use.has_output:
+                continue
+            self._idempotency.claim(key, use.tenant, use.request_id)
+            self._idempotency.end(key, now, remember=False)
+            if are_over:
+                self.on_key_use(key, None)
+            else:
+                self.remember(key, replace(use, has_output=True), use.until_s)
+
     def note_output(self, submission: Submission) -> None:
         """The client of a claimed request may have output from now on."""
         key = _key(submission)

@@ -115,7 +115,9 @@ class Fitting:
         if wanted is msgspec.Raw:
             return msgspec.Raw(json_text(value).encode("utf-8", "replace"))
         if isinstance(wanted, type) and issubclass(wanted, msgspec.Struct):
-            return self.struct(wanted, value)
+            # A list of one where a single object is usual.
+            only = value[0] if isinstance(value, list) and len(value) == 1 else value
+            return self.struct(wanted, only)
         return None
 
 

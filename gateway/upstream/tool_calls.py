@@ -23,6 +23,7 @@ import msgspec
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Signature, ToolCall
 from gateway.upstream.half_characters import HalfCharacters, whole
+from gateway.upstream.json_nesting import JsonNesting
 
 MAX_TOOL_CALLS = 1 << 12
 """Most tool calls of one choice."""
@@ -47,7 +48,7 @@ class _Call:
     those that follow; `signatures`: those that the client does not have."""
 
     __slots__ = (
-        *("_complete", "_pieces", "_text"),
+        *("_complete", "_nesting", "_pieces", "_size", "_text", "_unseen"),
         *("held", "id", "index", "name", "sent", "signatures"),
     )
 
@@ -59,12 +60,18 @@ class _Call:
         self.held = ""
         self.signatures: tuple[Signature, ...] = ()
         self._text = ""
+        self._size = 0
         self._pieces: list[str] = []
+        self._unseen: list[str] = []
+        """Pieces that the nesting has not seen."""
+        self._nesting = JsonNesting()
         self._complete: bool | None = False
 
     def append(self, arguments: str) -> None:
         """Adds arguments that the client gets."""
         self._pieces.append(arguments)
+        self._unseen.append(arguments)
+        self._size += len(arguments)
         self._complete = None
 
     @property
@@ -86,9 +93,15 @@ class _Call:
         if self.held:
             return True
         if self._complete is None:
-            last = self._pieces[-1] if self._pieces else self._text
-            self._complete = last.rstrip().endswith("}") and _is_object(self.arguments)
+            self._nesting.feed("".join(self._unseen))
+            self._unseen = []
+            self._complete = self._nesting.is_closed and _is_object(self.arguments)
         return bool(self._complete)
+
+    def is_begun_by(self, arguments: str) -> bool:
+        """Whether these are the arguments so far, as they are written, and more."""
+        # Only a longer text is compared, so that many pieces cost no more than they are long.
+        return len(arguments) > self._size and arguments.startswith(self.arguments)
 
     def repeats(self, arguments: str) -> bool:
         """Whether these are the arguments again, as a whole."""
@@ -252,6 +265,8 @@ class ToolCallNormaliser:
             return ""
         elif arguments.lstrip().startswith("{") and call.is_complete:
             return ""  # all of them again
+        elif arguments.startswith("{") and call.is_begun_by(arguments):
+            arguments = arguments[len(call.arguments) :]  # all so far again, and more
         return self._halves.joined(str(call.index), arguments)
 
     def _send(self, call: _Call, arguments: str, ready: list[ToolCall]) -> None:

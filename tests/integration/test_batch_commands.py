@@ -8,8 +8,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from gateway.config.gateway import KeyConfig, KeyRole, TenantConfig
+from gateway.config.resolve.api_keys import key_sha256
 from moegate.cli.main import main
 from tests import serving
 from tests.gateway.batch.rig import CHAT, line
@@ -17,6 +20,7 @@ from tests.gateway.doors.openai.rig import text_frames
 from tests.scripted import Scripted, listening
 from tests.serving import KEY, MODEL
 
+OPERATOR = "mg-operator"
 Command = Callable[..., Coroutine[Any, Any, tuple[int, str, str]]]
 
 
@@ -33,7 +37,11 @@ async def moegate(
 ) -> AsyncIterator[Command]:
     """Runs a command: exit status, standard output, standard error."""
     monkeypatch.setenv("MOEGATE_API_KEY", KEY)
-    async with serving.serving(serving.config(pools=[serving.pool([script.url])])) as served:
+    operator = KeyConfig(id="op", sha256=key_sha256(OPERATOR), role=KeyRole.OPERATOR)
+    settings = serving.config(pools=[serving.pool([script.url])])
+    platform = TenantConfig(name="platform", keys=(operator,))
+    settings = msgspec.structs.replace(settings, tenants=(*settings.tenants, platform))
+    async with serving.serving(settings) as served:
 
         async def run(*arguments: str) -> tuple[int, str, str]:
             target = ("--target", served.gateway.address)
@@ -77,6 +85,24 @@ async def test_from_file_to_results(moegate: Command, file: Path, tmp_path: Path
     assert out.index(batch_id) < out.index("requests") or "ended" in out
     status, _, err = await moegate("cancel", batch_id)
     assert (status, "there is nothing to cancel" in err) == (1, True)
+
+
+async def test_operators_list_the_jobs_of_all_tenants(
+    moegate: Command, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out, _ = await moegate("submit", str(file), "--endpoint", CHAT)
+    batch_id = out.split()[0]
+    status, _, err = await moegate("list", "--all-tenants")
+    assert (status, "operator" in err) == (1, True)
+    monkeypatch.setenv("MOEGATE_API_KEY", OPERATOR)
+    assert batch_id not in (await moegate("list"))[1]
+    status, out, err = await moegate("list", "--all-tenants")
+    assert status == 0, err
+    [row] = [each for each in out.splitlines() if batch_id in each]
+    assert "team" in row
+    status, out, _ = await moegate("get", batch_id)
+    assert (status, batch_id in out) == (0, True)
+    assert (await moegate("results", batch_id))[0] == 1
 
 
 async def test_a_file_is_quoted(moegate: Command, file: Path) -> None:

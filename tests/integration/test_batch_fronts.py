@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 
+from gateway.config.gateway import KeyConfig, KeyRole, TenantConfig
+from gateway.config.resolve.api_keys import key_sha256
 from moegate.v1 import batch_pb2, batch_pb2_grpc
 from tests import serving
 from tests.gateway.batch.rig import CHAT, line
@@ -24,6 +27,9 @@ async def test_any_front_knows_every_batch(tmp_path: Path) -> None:
     script = Scripted(frames=text_frames("Hello", " there."))
     async with listening(script):
         settings = with_http(serving.config(pools=[serving.pool([script.url])]))
+        operator = KeyConfig(id="op", sha256=key_sha256("mg-op"), role=KeyRole.OPERATOR)
+        platform = TenantConfig(name="platform", keys=(operator,))
+        settings = msgspec.structs.replace(settings, tenants=(*settings.tenants, platform))
         async with two_fronts(settings, tmp_path) as two:
             stubs = [batch_pb2_grpc.BatchServiceStub(channel) for channel in two.channels]
             messages = [
@@ -37,6 +43,13 @@ async def test_any_front_knows_every_batch(tmp_path: Path) -> None:
                 async with asyncio.timeout(60.0):
                     found = [e async for e in stub.StreamBatchResults(request, metadata=METADATA)]
                 assert sorted(each.item_id for each in found) == sorted(m.item_id for m in messages)
+                listed = await stub.ListBatches(
+                    batch_pb2.ListBatchesRequest(all_tenants=True),
+                    metadata=(("authorization", "Bearer mg-op"),),
+                )
+                assert [(each.batch_id, each.tenant) for each in listed.batches] == [
+                    (batch_id, "team")
+                ]
             assert script.chats == 30
             assert len({each.request_id for each in two.accounts}) == 30
             await two.nothing_is_left()

@@ -19,7 +19,13 @@ GROUPS = (
     *[(Group.SESSION, Group.DAY), (Group.SESSION, Group.PLACEMENT), (Group.YEAR, Group.KIND)],
     *[(Group.SESSION,), (Group.SESSION, Group.MODEL)],
     *[(Group.END_USER,), (Group.LABEL, Group.DAY), (Group.LABEL, Group.END_USER)],
+    *[(Group.LABEL,), (Group.LABEL, Group.KEY)],
 )
+DEAREST = (
+    *[(Group.SESSION,), (Group.END_USER,), (Group.SESSION, Group.MODEL)],
+    *[(Group.LABEL,), (Group.LABEL, Group.KEY)],
+)
+"""Groups of which the dearest are found by one sum first."""
 
 
 async def test_two_gateways_write_and_sum_at_once(postgres: Postgres) -> None:
@@ -54,7 +60,7 @@ async def test_two_gateways_write_and_sum_at_once(postgres: Postgres) -> None:
                 assert {row.group: _known(asdict(row)) for row in found} == {
                     group: _known(sums) for group, sums in wanted.items()
                 }
-                if groups in ((Group.SESSION,), (Group.END_USER,), (Group.SESSION, Group.MODEL)):
+                if groups in DEAREST:
                     dearest = await second.read(
                         lambda tx: spend(tx, selection, groups, Order.SPEND, 2, label=LABEL)  # noqa: B023
                     )

@@ -25,7 +25,8 @@ _ENCODINGS = ("gzip", "deflate")
 async def receive_body(request: web.BaseRequest, max_bytes: int, limit_s: float) -> bytes:
     """Returns the body, inflated. `limit_s`: how long it may take to arrive.
 
-    Raises HttpError: 413 beyond `max_bytes`, 408 beyond `limit_s`, 415 for an unknown encoding.
+    Raises HttpError: 413 beyond `max_bytes`, 408 beyond `limit_s`, 415 for an unknown encoding,
+    400 for a body that cannot be inflated.
     """
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", *_ENCODINGS):
@@ -42,10 +43,16 @@ async def receive_body(request: web.BaseRequest, max_bytes: int, limit_s: float)
     except TimeoutError:
         text = f"the request took longer than {limit_s:g} s to arrive: limits.request_s"
         raise HttpError(ErrorKind.DEADLINE, text, status=408) from None
+    if encoding not in _ENCODINGS:
+        return raw
     try:
-        return await inflated(raw, max_bytes) if encoding in _ENCODINGS else raw
+        content = await inflated(raw, max_bytes)
     except TooLarge as error:
         raise _too_large(error) from None
+    if content is raw and raw and not raw.lstrip().startswith((b"{", b"[")):
+        text = f"content-encoding: {encoding}: the body is no whole stream of it"
+        raise HttpError(ErrorKind.INVALID, text, code="invalid_encoding")
+    return content
 
 
 async def _received(request: web.BaseRequest, max_bytes: int) -> bytes:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import structs
@@ -187,7 +187,7 @@ async def _first_bytes(response: Response, bounds: CallBounds, max_bytes: int) -
     """The beginning of a stream of events; empty: nothing was read of it.
 
     Some servers say another content type, and some answer as a whole although a stream was asked
-    for: such an answer is read as one event. Raises UpstreamFailure for anything else: the error
+    for: such an answer is read as its events. Raises UpstreamFailure for anything else: the error
     in the body, if there is one.
     """
     if response.content_type == "text/event-stream":
@@ -202,21 +202,32 @@ async def _first_bytes(response: Response, bounds: CallBounds, max_bytes: int) -
     failure = failures.failure_in(text[:MAX_ERROR_BODY_BYTES])
     if failure is not None:
         raise failure
-    if len(text) <= most_bytes and (event := _whole_as_event(text)):
-        return event
+    if len(text) <= most_bytes and (events := _whole_as_events(text)):
+        return events
     message = f"the answer is {one_line(response.content_type, 100)}, not an event stream"
     raise UpstreamFailure(FailureKind.PROTOCOL, message)
 
 
-def _whole_as_event(text: bytes) -> bytes:
-    """A whole answer of OpenAI's dialect as an event of a stream; empty: it is none."""
+def _whole_as_events(text: bytes) -> bytes:
+    """A whole answer of either dialect as events of a stream; empty: it is none."""
     try:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return b""
-    if not (isinstance(value, dict) and value.get("choices")):
+    if not isinstance(value, dict):
         return b""
-    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+    events: list[dict[str, Any]] = []
+    if value.get("choices"):
+        events.append(value)
+    elif value.get("type") == "message" and isinstance(value.get("content"), list):
+        events.append({"type": "message_start", "message": {**value, "content": []}})
+        for index, block in enumerate(value["content"]):
+            start = {"type": "content_block_start", "index": index, "content_block": block}
+            events += [start, {"type": "content_block_stop", "index": index}]
+        end = {"stop_reason": value.get("stop_reason"), "stop_sequence": value.get("stop_sequence")}
+        events.append({"type": "message_delta", "delta": end, "usage": value.get("usage")})
+        events.append({"type": "message_stop"})
+    return b"".join(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events)
 
 
 def _last_payloads(reader: SseReader) -> list[bytes]:

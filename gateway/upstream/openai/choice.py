@@ -96,7 +96,7 @@ class ChoiceDecoder:
         has_content = False
         text = choice.text
         delta = choice.delta
-        if delta is None and choice.message is not None and not self.frames:
+        if choice.message is not None and not self.frames and (delta is None or _is_empty(delta)):
             delta = choice.message
         reasoning: str | None = None
         if delta is not None:
@@ -206,6 +206,18 @@ class ChoiceDecoder:
             self._new_calls += self._calls.add(piece)
         if self.finished:  # the finish word came first: nothing is held back any more
             self._new_calls += self._calls.end()
+
+
+def _is_empty(delta: wire.Delta) -> bool:
+    """Whether a delta has no output, such as one with the role alone."""
+    return not (
+        delta.content
+        or delta.refusal
+        or delta.reasoning
+        or delta.reasoning_content
+        or delta.tool_calls
+        or delta.function_call
+    )
 
 
 def _texts(parts: object) -> tuple[str, str]:

@@ -220,8 +220,9 @@ class StreamDecoder:
                     self._unread = self._unread or "index"
                     continue
                 state.add(choice, halves=halves)
-                if choice.usage is not None:
-                    self._add_choice_usage(state, choice.usage)
+                inner = choice.usage or _inner_usage(choice)
+                if inner is not None:
+                    self._add_choice_usage(state, inner)
         if frame.metrics is not None:
             self._engine = engine_times(frame.metrics)
         usage = frame.usage
@@ -331,3 +332,9 @@ class StreamDecoder:
         if unread is not None:
             found.append(Deviation(kind=DeviationKind.UNREAD_FIELD, detail=unread))
         return found
+
+
+def _inner_usage(choice: wire.Choice) -> wire.Usage | None:
+    """Usage within the output of a choice."""
+    output = choice.delta or choice.message
+    return None if output is None else output.usage

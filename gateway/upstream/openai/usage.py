@@ -86,8 +86,10 @@ def claim_of(usage: wire.Usage) -> Claim:
     prompt = _first(usage.prompt_tokens, usage.input_tokens)
     completion = _first(usage.completion_tokens, usage.output_tokens)
     total = usage.total_tokens
-    if total is not None and prompt is not None and completion is None and total > prompt:
+    if total is not None and prompt and completion is None and total > prompt:
         completion = total - prompt
+    if total is not None and completion and not prompt and total > completion:
+        prompt = total - completion
     details = usage.prompt_tokens_details or usage.input_tokens_details or wire.PromptDetails()
     output_details = usage.completion_tokens_details or usage.output_tokens_details
     cached = _first(
@@ -125,7 +127,7 @@ def claim_of(usage: wire.Usage) -> Claim:
         if written and (written > prompt - (cached or 0) or beside == written):
             prompt += written
             beside -= written
-        unnamed = max(0, beside)
+        unnamed = max(0, beside) if prompt else 0
     if written is not None and long is not None:
         long = min(long, written)
         written -= long

@@ -92,11 +92,11 @@ class ContentPart(msgspec.Struct, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """New output of a chat choice. Reasoning text has two names, some servers send both. The last
-    four: see `signatures.py`."""
+    """New output of a chat choice. Reasoning text has two names, some servers send both. The four
+    raw fields: see `signatures.py`."""
 
     content: str | list[str | ContentPart] | None = None
-    reasoning: str | None = None
+    reasoning: str | list[str | ContentPart] | None = None
     reasoning_content: str | list[str | ContentPart] | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
@@ -105,6 +105,7 @@ class Delta(msgspec.Struct, gc=False):
     provider_specific_fields: msgspec.Raw = msgspec.Raw()
     reasoning_details: msgspec.Raw = msgspec.Raw()
     thinking_blocks: msgspec.Raw = msgspec.Raw()
+    usage: Usage | None = None
 
 
 class TopLogprob(msgspec.Struct, gc=False):

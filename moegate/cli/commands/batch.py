@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quote.set_defaults(run=lambda args: run_command(_quote(args)))
     listed = kinds.add_parser("list", help="jobs of the key's tenant, newest first")
     listed.add_argument("--limit", type=int, default=20, help="jobs (%(default)s)")
+    listed.add_argument("--all-tenants", action="store_true", help="of all, for operators")
     listed.set_defaults(run=lambda args: run_command(_list(args)))
     get = kinds.add_parser("get", help="state, progress and cost of a job")
     get.add_argument("--wait", action="store_true", help="show progress until it has ended")
@@ -139,9 +140,9 @@ def _messages(args: argparse.Namespace, file: BinaryIO) -> Iterator[batch_pb2.Su
 async def _list(args: argparse.Namespace) -> None:
     async with open_channel(args) as channel:
         stub = batch_pb2_grpc.BatchServiceStub(channel)
-        request = batch_pb2.ListBatchesRequest(page_size=args.limit)
+        request = batch_pb2.ListBatchesRequest(page_size=args.limit, all_tenants=args.all_tenants)
         answer = await call_method(args, stub.ListBatches, request, TIMEOUT_S)
-    table_console().print(batch_table(answer.batches))
+    table_console().print(batch_table(answer.batches, of_all=args.all_tenants))
 
 
 async def _get(args: argparse.Namespace) -> None:

@@ -31,13 +31,15 @@ def state_name(batch: batch_pb2.Batch) -> str:
     return batch_pb2.BatchState.Name(batch.state).removeprefix("BATCH_STATE_").lower()
 
 
-def batch_table(batches: Sequence[batch_pb2.Batch]) -> Table:
-    """One row for each job."""
-    table = Table("batch", "state", "done", "failed", "requests", "$", "submitted", "ends")
+def batch_table(batches: Sequence[batch_pb2.Batch], *, of_all: bool) -> Table:
+    """One row for each job. `of_all`: with its tenant."""
+    names = ("state", "done", "failed", "requests", "$", "submitted", "ends")
+    table = Table("batch", *(("tenant",) if of_all else ()), *names)
     for batch in batches:
         end = batch.ended_at if batch.HasField("ended_at") else batch.estimated_end
         table.add_row(
             batch.batch_id,
+            *((batch.tenant,) if of_all else ()),
             state_name(batch),
             f"{batch.succeeded}",
             f"{batch.failed}",

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from gateway.link import key_witness
+from gateway.link.opening import LONGEST_S, ExpectedFronts, Opening
+from gateway.link.resume import Resumed
 from scheduler.contract import AttemptOutcome, RefusalReason, Refuse
 from scheduler.limits.idempotency import REMEMBERED_S
 from scheduler.limits.rate_limit import RateLimits
@@ -23,9 +25,20 @@ from tests.gateway.scheduling.scheduling_made import (
 )
 
 
-def a_scheduler(clock: Clock, *, forgets_unfinished: bool = False, slots: int = 4) -> Joined:
-    made = running(settings_of(config(slots=slots), catalog=ONE_USD), clock=clock)
-    return Joined(made, forgets_unfinished=forgets_unfinished)
+def a_scheduler(
+    clock: Clock, *, expects: int = 0, forgets_unfinished: bool = False, slots: int = 4
+) -> Joined:
+    """`expects`: number of fronts that come from the scheduler before; 0: there was none."""
+
+    async def opened(told: Resumed | None, complete: bool) -> None:
+        joined.host.settle_keys(complete=complete)
+
+    joined = Joined(
+        running(settings_of(config(slots=slots), catalog=ONE_USD), clock=clock),
+        opening=Opening(ExpectedFronts(expects), opened) if expects else None,
+        forgets_unfinished=forgets_unfinished,
+    )
+    return joined
 
 
 async def submitted(
@@ -77,7 +90,7 @@ async def test_a_key_of_the_leaders_own_front_is_known_to_the_next_leader(
         own.remote.send(ended("k/r", keep=end == "kept"))
     own.exchange()
     other.exchange()
-    new = a_scheduler(clock, forgets_unfinished=forgets_unfinished)
+    new = a_scheduler(clock, expects=1, forgets_unfinished=forgets_unfinished)
     await moved(other, new)
     assert is_used(await submitted(other, "k/again", "once")) == (end != "freed")
     clock.now_s += REMEMBERED_S + 1.0
@@ -92,10 +105,64 @@ async def test_without_output_a_key_is_free_once_its_front_is_known_to_be_gone(
     old = a_scheduler(clock)
     own, other = await old.join(1, own=True), await old.join(2)
     await submitted(own, "k/r", "once", other, whole=True)
-    new = a_scheduler(clock, forgets_unfinished=forgets_unfinished)
+    new = a_scheduler(clock, expects=1, forgets_unfinished=forgets_unfinished)
     await moved(other, new)
     found = await submitted(other, "k/again", "once")
     assert is_used(found) == (not forgets_unfinished)
+
+
+async def test_a_front_that_may_come_back_keeps_its_keys_though_the_leader_is_gone() -> None:
+    """It was expected, and the leader opened without it."""
+    clock = Clock()
+    old = a_scheduler(clock)
+    witness, late = await old.join(1), await old.join(2)
+    await submitted(late, "k/r", "once", witness, whole=True)
+    new = a_scheduler(clock, expects=2, forgets_unfinished=True)
+    witness.cut()
+    witness.host = new.host
+    joining = witness.connect()
+    for _ in range(4):
+        for _ in range(4):
+            await turns()
+            witness.exchange()
+        new.host.tick()
+        clock.now_s += LONGEST_S
+    assert joining.done()
+    assert is_used(await submitted(witness, "k/again", "once"))
+
+
+async def test_a_stopped_leader_keeps_its_keys_though_the_next_one_is_killed() -> None:
+    clock = Clock()
+    first = a_scheduler(clock)
+    stopped, second, third = await first.join(1, own=True), await first.join(2), await first.join(3)
+    await submitted(stopped, "k/r", "once", second, whole=True)
+    then = a_scheduler(clock, expects=2)
+    second.own = True
+    for front in (second, third):
+        front.cut()
+        front.host = then.host
+    joining = [front.connect() for front in (second, third)]
+    for _ in range(10):
+        await turns()
+        second.exchange()
+        third.exchange()
+    assert all(each.done() for each in joining)
+    last = a_scheduler(clock, expects=1, forgets_unfinished=True)
+    await moved(third, last)
+    assert is_used(await submitted(third, "k/again", "once")), "it may still run"
+
+
+async def test_a_key_that_was_freed_while_its_witness_was_away_stays_free() -> None:
+    clock = Clock()
+    scheduler = a_scheduler(clock)
+    own, witness = await scheduler.join(1, own=True), await scheduler.join(2)
+    await submitted(own, "k/r", "once", witness)
+    witness.cut()
+    own.remote.send(attempt_end("k/r", 1, AttemptOutcome.FAILED))
+    own.remote.send(ended("k/r", keep=False))
+    own.exchange()
+    await witness.join()
+    assert not is_used(await submitted(witness, "k/again", "once"))
 
 
 async def test_a_front_that_was_only_away_takes_its_request_back() -> None:

@@ -116,3 +116,23 @@ def test_long_arguments_are_not_looked_at_again_and_again() -> None:
     for at in range(0, len(text), 7):
         out += made.add(CallPiece(index=0, arguments=text[at : at + 7]))
     assert whole([*out, *made.end()]) == [("c", "f", text)]
+
+
+def test_brackets_within_a_text_are_not_read_again_with_every_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[int] = []
+    loads = json.loads
+
+    def counted(text: str) -> object:
+        read.append(len(text))
+        return loads(text)
+
+    monkeypatch.setattr(json, "loads", counted)
+    pieces = ['{"code": "', *["{ab}"] * 1000, '"}']
+    made = normaliser()
+    out = made.add(CallPiece(index=0, id="c", name="f"))
+    for piece in pieces:
+        out += made.add(CallPiece(index=0, arguments=piece))
+    assert whole([*out, *made.end()]) == [("c", "f", "".join(pieces))]
+    assert sum(read) <= 10 * len("".join(pieces))

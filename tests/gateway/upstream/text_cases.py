@@ -52,6 +52,35 @@ TEXT = [
         text="Hi",
     ),
     openai(
+        "a message beside a delta without output",
+        data(
+            {
+                "choices": [
+                    {"index": 0, "delta": {"role": "assistant"}, "message": {"content": "Hi"}}
+                ]
+            }
+        ),
+        text="Hi",
+    ),
+    openai(
+        "the whole message so far beside each delta",
+        *(
+            data(
+                {"choices": [{"index": 0, "delta": {"content": new}, "message": {"content": all_}}]}
+            )
+            for new, all_ in (("H", "H"), ("i", "Hi"))
+        ),
+        data({"choices": [{"index": 0, "delta": {}, "message": {"content": "Hi"}}]}),
+        text="Hi",
+    ),
+    openai(
+        "reasoning as a list of parts",
+        of({"reasoning": [{"type": "text", "text": "Hm"}]}),
+        of({"content": "Hi"}),
+        reasoning="Hm",
+        text="Hi",
+    ),
+    openai(
         "half a character in reasoning",
         of({"reasoning_content": "a\ud83d"}),
         of({"reasoning_content": "\ude00"}),

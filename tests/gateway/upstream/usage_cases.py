@@ -166,6 +166,39 @@ USAGE = [
         usage=(160, 3),
         cache_write=60,
     ),
+    *(
+        counted(
+            f"the {name} as zero, beside a sum of both",
+            {"prompt_tokens": 77, "completion_tokens": 5, "total_tokens": 82, f"{name}_tokens": 0},
+            usage=(77, 5),
+        )
+        for name in ("prompt", "completion")
+    ),
+    counted(
+        "zeros beside a sum",
+        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 82},
+        estimated=True,
+        least_usage=(1, 1),
+    ),
+    openai(
+        "usage within the delta",
+        of({"content": "hello"}),
+        of({"usage": {"prompt_tokens": 77, "completion_tokens": 5}}, finish_reason="stop"),
+        DONE,
+        end=False,
+        text="hello",
+        usage=(77, 5),
+    ),
+    openai(
+        "usage as a list of one",
+        of({"content": "hello"}),
+        of({}, finish_reason="stop"),
+        data({"choices": [], "usage": [{"prompt_tokens": 77, "completion_tokens": 5}]}),
+        DONE,
+        end=False,
+        text="hello",
+        usage=(77, 5),
+    ),
     counted("input and output tokens", {"input_tokens": 77, "output_tokens": 5}, usage=(77, 5)),
     counted(
         "2^40 output tokens",

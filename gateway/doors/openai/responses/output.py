@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from gateway.domain.generation import ChoiceDelta, Message, Role, Signature, TokenLogprob, ToolCall
 from gateway.doors.http.answers import encode
 from gateway.doors.http.sse import event
@@ -45,6 +47,8 @@ class Output:
         self._texts: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, ToolCall] = {}
+        """Of the calls so far, all but their arguments."""
+        self._arguments: dict[int, list[str]] = {}
         self._signatures: tuple[Signature, ...] = ()
 
     def event(self, kind: str, **fields: Any) -> bytes:
@@ -73,7 +77,10 @@ class Output:
 
     def message(self) -> Message:
         """The output as a message of the conversation."""
-        calls = tuple(call for _, call in sorted(self._calls.items()))
+        calls = tuple(
+            replace(call, arguments_json="".join(self._arguments[index]))
+            for index, call in sorted(self._calls.items())
+        )
         text = "".join(self._texts)
         return Message(
             role=Role.ASSISTANT,
@@ -128,9 +135,9 @@ class Output:
             index=piece.index,
             id=before.id or piece.id,
             name=before.name or piece.name,
-            arguments_json=before.arguments_json + piece.arguments_json,
             signatures=before.signatures + piece.signatures,
         )
+        self._arguments.setdefault(piece.index, []).append(piece.arguments_json)
         told = b""
         if piece.signatures:
             told += self._sealed_alone(piece.signatures, piece)

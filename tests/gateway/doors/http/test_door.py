@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import io
 import json
+import zlib
 from typing import Any
 
 import aiohttp
@@ -113,6 +114,21 @@ async def test_a_compressed_body_is_read_and_an_unknown_encoding_is_refused() ->
             headers = {"Content-Encoding": encoding}
             async with session.post("/plain/echo", data=packed, headers=headers) as response:
                 assert response.status == wanted
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_cannot_be_inflated_is_refused_as_such(encoding: str) -> None:
+    text = b'{"text": "hello"}'
+    packed = gzip.compress(text) if encoding == "gzip" else zlib.compress(text)
+    headers = {"Content-Encoding": encoding}
+    async with plain_port(settings(), ready=False) as (_, _, session):
+        for body in (packed[:-3], packed[:8], packed + packed, b"\x1f\x8bgarbage", b"plain"):
+            async with session.post("/plain/echo", data=body, headers=headers) as response:
+                status, found = await answer(response)
+                assert (status, found["kind"]) == (400, "invalid")
+                assert f"content-encoding: {encoding}: " in found["message"]
+        async with session.post("/plain/echo", data=text, headers=headers) as response:
+            assert response.status == 200, "it says so and is not"
 
 
 async def test_a_client_that_waits_for_it_is_told_to_send_its_body() -> None:

@@ -22,6 +22,7 @@ from gateway.upstream.vllm.client import MAX_ANSWER_BYTES, VllmClient
 from tests.gateway.upstream.http.dialects import (
     DIALECTS,
     GENERATION,
+    Anthropic,
     Dialect,
     OpenAI,
     run,
@@ -494,15 +495,33 @@ WHOLE = {
 }
 
 
+MESSAGE = {
+    "id": "x",
+    "type": "message",
+    "role": "assistant",
+    "content": [
+        {"type": "thinking", "thinking": "hm", "signature": "s"},
+        {"type": "text", "text": "hi"},
+        {"type": "tool_use", "id": "c", "name": "f", "input": {"a": 1}},
+    ],
+    "stop_reason": "tool_use",
+    "usage": {"input_tokens": 5, "output_tokens": 7},
+}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "answer"), [(OpenAI(), WHOLE), (Anthropic(), MESSAGE)], ids=["openai", "anthropic"]
+)
 async def test_an_answer_that_comes_whole_although_a_stream_was_asked_for(
-    session: HttpSession,
+    dialect: Dialect, answer: object, session: HttpSession
 ) -> None:
-    text = msgspec.json.format(msgspec.json.encode(WHOLE), indent=2)
+    text = msgspec.json.format(msgspec.json.encode(answer), indent=2)
     got: list[Chunk] = []
     async with raw_server(of_type(b"application/json", text[:40], text[40:])) as server:
-        assert await run(OpenAI(), session, server.url, PATIENT, got) == "hi"
+        assert await run(dialect, session, server.url, PATIENT, got) == "hi"
     deltas = [delta for chunk in got for delta in chunk.deltas]
     assert "".join(delta.reasoning_text for delta in deltas) == "hm"
+    assert deltas[-1].finish_reason is FinishReason.TOOL_CALLS
     [call] = [call for delta in deltas for call in delta.tool_calls]
     assert (call.name, call.arguments_json) == ("f", '{"a":1}')
     usage = got[-1].usage
