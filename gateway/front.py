@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,17 +115,22 @@ class RunningFront:
         await self.server.stop(0)
 
     async def stop(self) -> None:
-        """Takes no more calls, ends watches and exports, and waits up to `drain_s` for
-        generations."""
+        """Takes no more calls, ends watches and exports, and waits up to `drain_s` for generations
+        and for requests over HTTP, of which some still send their body."""
+        clock, drain_s = asyncio.get_running_loop().time, self.active.config.server.drain_s
+        until_s = clock() + drain_s
         # The listener closes at once.
-        stopping = asyncio.create_task(self.server.stop(self.active.config.server.drain_s))
+        stopping = asyncio.create_task(self.server.stop(drain_s))
         self.watches.end()
         for port in (self.http, self.console):
             if port is not None:
                 port.listener.close()
         try:
-            while self._generates and not stopping.done():
-                await asyncio.wait({stopping}, timeout=DRAIN_POLL_S)
+            # Without RPCs the gRPC server has stopped at once: it tells nothing of HTTP.
+            for _ in itertools.count():
+                if not self._is_busy or clock() >= until_s:
+                    break
+                await asyncio.sleep(DRAIN_POLL_S)
             # A stream that its client left unread has ended here, but not for gRPC.
             await asyncio.wait({stopping}, timeout=REST_S)
             await self.server.stop(0)
@@ -132,8 +138,10 @@ class RunningFront:
             stopping.cancel()
 
     @property
-    def _generates(self) -> bool:
-        return bool(self.deliveries.open_streams or self.parts.pipeline.active_requests)
+    def _is_busy(self) -> bool:
+        requests = 0 if self.http is None else self.http.listener.requests
+        generations = self.deliveries.open_streams or self.parts.pipeline.active_requests
+        return bool(requests or generations)
 
 
 @contextlib.asynccontextmanager

@@ -21,6 +21,8 @@ BUSY_S = 5.0
 """Time in a drain after which the client of a busy HTTP/2 connection is told to open another."""
 SWEEP_S = 1.0
 """Seconds between two looks for connections without a request."""
+FORGET_S = 0.1
+"""Longest wait of aiohttp for a connection that is no longer known; 0 would be for ever."""
 BACKLOG = 1024
 """Connections that the kernel holds until they are accepted."""
 MAX_LINE_BYTES = 8190
@@ -52,6 +54,14 @@ class _Http1Connection(web.RequestHandler):
         waits = self._waiter is not None and not self._waiter.done()
         if self.transport is not None and (waits or not self._request_count):
             self.force_close()
+
+    async def stop(self) -> None:
+        """Breaks the connection, and returns once its request has ended."""
+        task = self._task_handler
+        self.force_close()
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 _Connection = _Http1Connection | Http2Connection
@@ -100,12 +110,18 @@ class HttpListener:
         self._server = web.Server(self._handle, handler_cancellation=True)
         self._listening: list[asyncio.Server] = []
         self._is_closed = False
+        self._requests = 0
         bound_caller_noise(HTTP_LOGGER)
 
     @property
     def connections(self) -> int:
         """Open connections."""
         return sum(not connection.lost for connection in self._open)
+
+    @property
+    def requests(self) -> int:
+        """Requests in progress."""
+        return self._requests
 
     async def start(
         self,
@@ -158,13 +174,11 @@ class HttpListener:
                 connection.finish()
 
     async def stop(self) -> None:
-        """Closes all connections at once."""
+        """Closes all connections at once, and returns once their requests have ended."""
         self.close()
-        await asyncio.gather(*(connection.stop() for connection in self._http2()))
-        await self._server.shutdown(0)
-
-    def _http2(self) -> list[Http2Connection]:
-        return [each for each in self._open if isinstance(each, Http2Connection)]
+        known = [each for each in self._open if not isinstance(each, _Handshake)]
+        await asyncio.gather(*(connection.stop() for connection in known))
+        await self._server.shutdown(FORGET_S)
 
     def _accept(self) -> asyncio.BaseProtocol:
         """A protocol for a new connection, or one that closes it if there are too many."""
@@ -250,7 +264,12 @@ class HttpListener:
     ) -> web.StreamResponse:
         # Clients reconnect through the load balancer, so new pods receive their share.
         age_s = self._clock() - connection.opened_s
-        return await self._door.handle(request, is_last=age_s >= self._config.max_connection_age_s)
+        is_last = age_s >= self._config.max_connection_age_s
+        self._requests += 1
+        try:
+            return await self._door.handle(request, is_last=is_last)
+        finally:
+            self._requests -= 1
 
 
 class _Refusing(asyncio.Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from pathlib import Path
 
 import httpx2
@@ -13,8 +14,9 @@ import uvloop
 from gateway.config.gateway import GatewayConfig
 from gateway.config.limits import LimitsConfig
 from tests import serving
-from tests.gateway.doors.http.http2.tls import ask, get, head, tls_port
+from tests.gateway.doors.http.http2.tls import ask, get, head, tls_of, tls_port
 from tests.gateway.doors.http.listening.test_listener import settings
+from tests.http_serving import BEARER, serving_http
 from tests.raw_http2 import DATA, GOAWAY, HEADERS, RST_STREAM, frame
 from tests.scripted import ROLE, Scripted, listening, word
 
@@ -154,6 +156,26 @@ async def test_a_drain_says_goodbye_and_waits_for_streams(tmp_path: Path) -> Non
             goodbyes += found.kind == GOAWAY
         assert output.endswith(b"data: end\n\n")
         assert goodbyes == 1, "httpx breaks off what is in progress at the first"
+
+
+async def test_the_drain_of_a_gateway_waits_for_its_streams(tmp_path: Path) -> None:
+    script = Scripted(frames=[ROLE, word(1), word(2, b'"length"')], pause_s=0.5)
+    tls, trusted = tls_of(tmp_path)
+    context = ssl.create_default_context(cafile=str(trusted))
+    body = {"model": serving.MODEL, "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    async with (
+        listening(script),
+        serving_http(before(script), tls=tls) as http,
+        httpx2.AsyncClient(http2=True, verify=context, headers=BEARER, timeout=30) as client,
+    ):
+        url = http.url.replace("http://", "https://") + "/v1/chat/completions"
+        asked = asyncio.create_task(client.post(url, json=body))
+        await serving.until(lambda: http.gateway.pipeline.active_requests == 1)
+        await http.gateway.drain()
+        assert http.gateway.pipeline.active_requests == 0
+        answer = await asked
+        assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
+        assert answer.text.endswith("data: [DONE]\n\n")
 
 
 async def test_an_old_connection_is_told_to_leave(tmp_path: Path) -> None:

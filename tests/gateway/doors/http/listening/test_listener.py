@@ -15,10 +15,10 @@ import pytest
 import trustme
 
 from gateway.config.server import TlsConfig
-from gateway.doors.http.listening.listener import _Http1Connection
+from gateway.doors.http.listening.listener import HttpListener, _Http1Connection
 from tests import serving
 from tests.gateway.doors.http.plain import plain_port
-from tests.http_serving import BEARER, serving_http
+from tests.http_serving import BEARER, ServingHttp, serving_http
 from tests.integration.test_health import write_pair
 from tests.scripted import ROLE, Scripted, listening, word
 
@@ -169,6 +169,82 @@ async def test_a_body_that_still_comes_at_the_beginning_of_a_drain_is_read_and_a
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"Connection: close" in answer
         assert b'"characters":5' in answer
+        writer.close()
+
+
+SENT = b'{"model": "%s", "messages": [{"role": "user", "content": "Hi"}], "stream": true}' % (
+    serving.MODEL.encode()
+)
+
+
+def patient(script: Scripted) -> Any:
+    """A gateway before the engine, whose requests have time."""
+    return serving.config(pools=[serving.pool([script.url])], interactive=serving.PATIENT)
+
+
+def listener_of(http: ServingHttp) -> HttpListener:
+    port = http.gateway.front.http
+    assert port is not None
+    return port.listener
+
+
+async def begun(address: str, body: bytes, sent: int) -> tuple[Any, Any]:
+    """A connection with a request of which `sent` bytes of the body have come."""
+    reader, writer = await connected(address)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head += f"Authorization: Bearer {serving.KEY}\r\n\r\n"
+    writer.write(head.encode() + body[:sent])
+    return reader, writer
+
+
+async def test_a_drain_waits_for_streams_and_bodies_over_http() -> None:
+    script = Scripted(frames=[ROLE, word(1), word(2, b'"length"')], pause_s=0.5)
+    async with listening(script), serving_http(patient(script)) as http:
+        address = http.url.removeprefix("http://")
+        reader, writer = await begun(address, SENT, len(SENT))
+        await serving.until(lambda: http.gateway.pipeline.active_requests == 1)
+        late, late_writer = await begun(address, SENT, 5)
+        listener = listener_of(http)
+        await serving.until(lambda: listener.requests == 2)
+        draining = asyncio.create_task(http.gateway.drain())
+        await closed_to_others(address)
+        late_writer.write(SENT[5:])
+        for each in (reader, late):
+            assert (await each.read(-1)).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        await draining
+        assert listener.requests == 0
+        writer.close()
+        late_writer.close()
+
+
+async def closed_to_others(address: str) -> None:
+    """The port takes no more connections."""
+    async with asyncio.timeout(serving.READY_S):
+        while True:
+            try:
+                _, writer = await connected(address)
+            except OSError:
+                return
+            writer.close()
+
+
+@pytest.mark.parametrize("sent", [5, len(SENT)])
+async def test_a_drain_waits_no_longer_than_it_may(sent: int) -> None:
+    """For the rest of a body, or for an engine that is silent."""
+    script = Scripted(frames=[ROLE, word(1)], end="hang")
+    async with listening(script), serving_http(patient(script), drain_s=0.3) as http:
+        address = http.url.removeprefix("http://")
+        reader, writer = await begun(address, SENT, sent)
+        listener = listener_of(http)
+        await serving.until(lambda: listener.requests == 1)
+        async with asyncio.timeout(serving.READY_S):
+            await http.gateway.drain()
+        assert listener.requests == 1
+        async with asyncio.timeout(serving.READY_S):
+            await listener.stop()
+        assert listener.requests == 0
+        await serving.until(lambda: http.gateway.pipeline.active_requests == 0)
+        await reader.read(-1)
         writer.close()
 
 
