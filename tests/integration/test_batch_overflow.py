@@ -23,7 +23,8 @@ from tests.serving import METADATA, MODEL, Serving, chat_request
 SLOW = SimulatedVllmConfig(served_model_name=MODEL, speed=0.2, max_num_seqs=1)
 """One item at a time, each for more than a second."""
 ITEMS, OUTPUT_TOKENS = 24, 80
-DEADLINE_S = 30.0
+HERE = generation_pb2.PLACEMENT_KIND_LOCAL
+DEADLINE_S, BOUND_S = 30.0, 120.0
 OWN_NANO_USD, FAR_NANO_USD, FAR_BATCH_NANO_USD = (500, 5_000), (2_000, 20_000), (1_000, 10_000)
 """Of a token in and a token out: of batch work here, of the remote's list, of its batch tier."""
 
@@ -39,7 +40,11 @@ def settings(own: str, far: str, folder: Path, tier: str) -> GatewayConfig:
 
 
 async def run_job(
-    gateway: Serving, items: int, policy: generation_pb2.DataPolicy | None = None
+    gateway: Serving,
+    items: int,
+    deadline_s: float,
+    of_job: generation_pb2.DataPolicy | None = None,
+    of_requests: generation_pb2.DataPolicy | None = None,
 ) -> tuple[batch_pb2.Batch, list[batch_pb2.StreamBatchResultsResponse]]:
     stub = batch_pb2_grpc.BatchServiceStub(gateway.channel)
     messages = [
@@ -49,13 +54,16 @@ async def run_job(
         )
         for number in range(items)
     ]
-    deadline = timestamp_pb2.Timestamp(seconds=round(time.time() + DEADLINE_S))
+    deadline = timestamp_pb2.Timestamp(seconds=round(time.time() + deadline_s))
     messages[0].complete_before.CopyFrom(deadline)
-    if policy is not None:
-        messages[0].data_policy.CopyFrom(policy)
+    if of_job is not None:
+        messages[0].data_policy.CopyFrom(of_job)
+    for message in messages:
+        if of_requests is not None:
+            message.request.data_policy.CopyFrom(of_requests)
     submitted = await stub.SubmitBatch(iter(messages), metadata=METADATA)
     asked = batch_pb2.StreamBatchResultsRequest(batch_id=submitted.batch.batch_id)
-    async with asyncio.timeout(2 * DEADLINE_S):
+    async with asyncio.timeout(BOUND_S):
         results = [each async for each in stub.StreamBatchResults(asked, metadata=METADATA)]
     state = batch_pb2.GetBatchRequest(batch_id=submitted.batch.batch_id)
     return (await stub.GetBatch(state, metadata=METADATA)).batch, results
@@ -80,7 +88,7 @@ async def test_a_job_that_becomes_late_ends_at_the_remote(
     async with simulated_vllm(SLOW) as own, listening(far):
         made = settings(own.url, far.url, tmp_path, tier)
         async with serving.serving_in(tmp_path, made) as gateway:
-            batch, results = await run_job(gateway, ITEMS)
+            batch, results = await run_job(gateway, ITEMS, DEADLINE_S)
     assert (batch.requests, batch.succeeded, batch.failed) == (ITEMS, ITEMS, 0)
     assert sorted(each.item_id for each in results) == sorted(f"i{n}" for n in range(ITEMS))
     kinds = [each.response.done.route.kind for each in results]
@@ -102,21 +110,42 @@ async def test_a_job_that_becomes_late_ends_at_the_remote(
     assert sum(charged > 0 for *_, charged in rows) == ITEMS  # besides evicted runs
 
 
-@pytest.mark.parametrize("policy", ["local only", "another class"])
-async def test_a_late_item_stays_here_if_its_data_must(
-    policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+EU, US, LOCAL = (
+    generation_pb2.DataPolicy(remote_classes=["eu"]),
+    generation_pb2.DataPolicy(remote_classes=["us"]),
+    generation_pb2.DataPolicy(local_only=True),
+)
+
+
+@pytest.mark.parametrize(
+    ("of_job", "of_requests", "may_leave"),
+    [
+        (None, None, True),
+        (EU, EU, True),
+        (LOCAL, None, False),
+        (None, LOCAL, False),
+        (EU, US, False),
+        (US, EU, False),
+    ],
+)
+async def test_a_late_item_goes_only_where_job_and_request_allow(
+    of_job: generation_pb2.DataPolicy | None,
+    of_requests: generation_pb2.DataPolicy | None,
+    may_leave: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(estimates, "LATE_SHARE", 1.0)
-    terms = (
-        generation_pb2.DataPolicy(local_only=True)
-        if policy == "local only"
-        else generation_pb2.DataPolicy(remote_classes=["us"])
-    )
     far = Upstream(Side.OPENAI, Script(rest=Act()))
     async with simulated_vllm(SLOW) as own, listening(far):
         made = settings(own.url, far.url, tmp_path, "")
+        # Six wait at once: the last of them too long for their class.
+        made = structs.replace(made, batch=BatchConfig(items_waiting=6))
         async with serving.serving_in(tmp_path, made) as gateway:
-            batch, results = await run_job(gateway, 4, terms)
-    assert (batch.succeeded, len(far.calls)) == (4, 0)
-    assert batch.charged_nano_usd == sum(cost(each, OWN_NANO_USD) for each in results)
-    assert [row[:2] for row in await attempts(tmp_path)] == [("standard", "own@batch")] * 4
+            batch, results = await run_job(gateway, 6, BOUND_S, of_job, of_requests)
+    assert bool(far.calls) == may_leave
+    errors = [each.error for each in results if each.WhichOneof("outcome") == "error"]
+    assert (batch.succeeded, errors) == (6, [])
+    here = [each for each in results if each.response.done.route.kind == HERE]
+    assert len(here) == 6 - len(far.calls)
+    assert sum(name == "own@batch" for _, name, *_ in await attempts(tmp_path)) >= len(here)

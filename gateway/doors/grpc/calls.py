@@ -66,7 +66,7 @@ def batch_call(
     proto: generation_pb2.GenerateRequest, item: ItemCall, *, default_max_output_tokens: int
 ) -> Steps[GenerateCall]:
     """The same of an item of a batch: whatever it says, it has the run's class and request id,
-    and costs no more than the batch has left."""
+    costs no more than the batch has left, and goes only where both of them allow."""
     generation = yield from generation_steps(proto, default_max_output_tokens)
     call = _call(
         proto,
@@ -78,15 +78,22 @@ def batch_call(
         whole_answer=True,
         session_id=proto.session_id,
     )
+    terms = item.terms
+    classes = call.remote_classes or terms.remote_classes
+    if call.remote_classes and terms.remote_classes:
+        classes = call.remote_classes & terms.remote_classes
+    excluded = bool(call.remote_classes and not classes)
     caps = [cap for cap in (call.max_cost_nano_usd, item.max_cost_nano_usd) if cap is not None]
     return structs.replace(
         call,
         slo_class=item.slo_class,
+        local_only=call.local_only or terms.local_only or excluded,
+        remote_classes=classes,
         idempotency_key="",
         max_cost_nano_usd=min(caps, default=None),
         batch_item=True,
-        labels_json=item_labels(item.job_id, item.terms.labels_json, proto.labels),
-        end_user=call.end_user or item.terms.end_user,
+        labels_json=item_labels(item.job_id, terms.labels_json, proto.labels),
+        end_user=call.end_user or terms.end_user,
     )
 
 
