@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from gateway.accounting.accounting import Accounting
 from gateway.auth.authenticator import Caller
@@ -60,8 +60,14 @@ class BatchLane:
         )
 
     @contextlib.asynccontextmanager
-    async def running(self, pipeline: Pipeline, port: SchedulerPort) -> AsyncIterator[None]:
-        """Runs jobs. Leaving the context leaves what is in flight to the next start."""
+    async def running(
+        self,
+        pipeline: Pipeline,
+        port: SchedulerPort,
+        opening: Callable[[], Awaitable[object]] | None = None,
+    ) -> AsyncIterator[None]:
+        """Runs jobs. Leaving the context leaves what is in flight to the next start. `opening`:
+        returns when requests are admitted; None: they are."""
         accounting, executions = self._accounting, self._executions(pipeline, port)
         rates = FreeTokens(accounting.database, port, _now_us)
         self.desk.quotes = Quoter(
@@ -88,6 +94,7 @@ class BatchLane:
                 owns_database=not accounting.shared,
                 order=order_items,
                 experts=self.experts,
+                opening=opening,
             )
         )
         task = asyncio.create_task(self.runner.run(), name="moegate-batch")

@@ -175,6 +175,7 @@ async def leader_side(
             # It joins again, and is welcomed with the table.
             await publish_access(table, host, lambda front, why: front.connection.close(why))
 
+        opening = Opening(expected(before, around.gateway), opened) if term > 1 else None
         listing = FrontListing(before.names or (), renew)
         host = SchedulerHost(
             parts.scheduler,
@@ -183,7 +184,7 @@ async def leader_side(
             setting=lambda: msgspec.msgpack.encode(active.access),
             handlers=lambda front: batch_handlers(lane.desk) | replica_count_handlers(counts),
             bookings=LedgerBookings(accounting),
-            opening=Opening(expected(before, around.gateway), opened) if term > 1 else None,
+            opening=opening,
             listing=listing,
             forgets_unfinished=before.gone,
         )
@@ -207,7 +208,13 @@ async def leader_side(
         server = await listen_tls(cluster.listen, around.certificates, side.connection)
         stack.callback(host.close)
         stack.callback(server.close)
-        await stack.enter_async_context(lane.running(batch_front.pipeline, parts.scheduler))
+        await stack.enter_async_context(
+            lane.running(
+                batch_front.pipeline,
+                parts.scheduler,
+                opening=None if opening is None else opening.over,
+            )
+        )
         yield side
 
 

@@ -254,6 +254,7 @@ async def running_scheduler_side(
             observe=observing.observe_at(parts.scheduler),
         )
         stack.push_async_callback(batch_front.close)
+        opening = Opening(ExpectedFronts(count=fronts_before), opened) if fronts_before else None
         host = SchedulerHost(
             parts.scheduler,
             clock=clock,
@@ -261,9 +262,7 @@ async def running_scheduler_side(
             setting=setting,
             handlers=handlers,
             bookings=LedgerBookings(accounting),
-            opening=(
-                Opening(ExpectedFronts(count=fronts_before), opened) if fronts_before else None
-            ),
+            opening=opening,
         )
         ticking = asyncio.create_task(host.run(), name="moegate-host")
         stack.callback(ticking.cancel)
@@ -282,7 +281,13 @@ async def running_scheduler_side(
         server = await listen(sockets / "link", host.connection)
         stack.callback(host.close)
         stack.callback(server.close)
-        await stack.enter_async_context(lane.running(batch_front.pipeline, parts.scheduler))
+        await stack.enter_async_context(
+            lane.running(
+                batch_front.pipeline,
+                parts.scheduler,
+                opening=None if opening is None else opening.over,
+            )
+        )
         metrics_address = await stack.enter_async_context(
             fronts_page(
                 config.telemetry,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable
-from gateway.accounting.ledger.postgres import LEADER_TABLE
+from gateway.accounting.ledger.postgres import LEADER_TABLE, database_failures
 from gateway.leadership.candidate import MARGIN, Leader, Row
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class LeaseRow:
         """Ends the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(*_failures()):
+            with contextlib.suppress(*database_failures()):
                 await connection.close(timeout=self._statement_s)
 
     async def prepare(self) -> None:
@@ -208,7 +208,7 @@ class LeaseRow:
         connection = await self._connected()
         try:
             found = await connection.fetch(sql, *values, timeout=self._statement_s)
-        except _failures() as error:
+        except database_failures() as error:
             self._drop()
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
         except asyncio.CancelledError:
@@ -231,7 +231,7 @@ class LeaseRow:
                 await connection.add_listener(CHANNEL, self._notified)
                 await _make_row(connection, self._cluster)
                 await connection.execute(_HOLD, self._cluster, self._name)
-        except _failures() as error:
+        except database_failures() as error:
             if connection is not None:
                 connection.terminate()
             raise LedgerUnavailable(f"{type(error).__name__}: {error}") from error
@@ -266,9 +266,3 @@ async def _make_row(connection: asyncpg.Connection, cluster: str) -> None:
             await connection.execute(f"SET LOCAL lock_timeout = '{NAMES_LOCK_S}s'")
             await connection.execute(_ADD_NAMES)
     await connection.execute(_MAKE, cluster)
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    import asyncpg
-
-    return OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError

@@ -64,6 +64,10 @@ class Opening:
             self._told[incarnation] = told
             if self._expected.are_in(self._told):
                 self._open(complete=True)
+        await self.over()
+
+    async def over(self) -> None:
+        """Returns when requests are admitted."""
         await self._opened.wait()
 
     def tick(self, now: float) -> None:

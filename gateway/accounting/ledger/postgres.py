@@ -230,6 +230,15 @@ class PostgresDatabase:
             self._pool.terminate()
 
 
+def database_failures() -> tuple[type[Exception], ...]:
+    """Returns the errors of a database that is away. A connection that breaks while asyncpg reads
+    an answer ends in its InternalClientError."""
+    import asyncpg
+
+    client = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+    return OSError, TimeoutError, asyncpg.PostgresError, *client
+
+
 def _unavailable(error: Exception) -> BaseException:
     """Returns what a failure is to the caller. The end of a cancelled transaction can fail, too,
     where the connection is lost: it stays a cancellation."""
@@ -250,7 +259,7 @@ async def connect(dsn: str, gateway: str, fence: Fence | None = None) -> Postgre
         raise LedgerUnusable(
             "ledger.postgres: asyncpg is not installed: pip install 'moegate[postgres]'"
         ) from None
-    failures = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+    failures = database_failures()
     where = _PASSWORD.sub(r"\1:***@", dsn)
     settings = {"application_name": "moegate"}
     if fence is not None:

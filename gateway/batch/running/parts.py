@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from gateway.accounting.ledger.corrections import AccountsOf
@@ -34,6 +34,7 @@ class RunnerParts:
         owns_database: no other gateway can use the database.
         order: the order in which items are started.
         experts: those that items were routed to.
+        opening: returns when the scheduler admits requests; None: it does.
     """
 
     name: str
@@ -50,3 +51,4 @@ class RunnerParts:
     owns_database: bool
     order: Order
     experts: ItemExperts
+    opening: Callable[[], Awaitable[object]] | None = None

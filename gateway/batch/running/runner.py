@@ -97,6 +97,8 @@ class BatchRunner:
     async def run(self) -> None:
         """Runs jobs until cancelled. What is in flight then is left to the next runner."""
         parts = self._parts
+        if parts.opening is not None:
+            await parts.opening()
         own = (
             asyncio.create_task(self._recorder.run(), name="moegate-batch-results"),
             asyncio.create_task(

@@ -122,7 +122,8 @@ def in_file_order(beginnings: Sequence[bytes], table: ExpertTable | None) -> Seq
 
 @dataclass(slots=True)
 class Rig:
-    """A lane. `now_us`: its wall clock; `bounds`: in force; `keys`: those that are configured."""
+    """A lane. `now_us`: its wall clock; `bounds`: in force; `keys`: those that are configured;
+    `opening`: see `RunnerParts`."""
 
     database: Database
     ledger: Ledger
@@ -132,6 +133,7 @@ class Rig:
     keys: dict[str, Caller] = field(default_factory=lambda: {"key": CALLER})
     order: Order = in_file_order
     experts: ItemExperts = field(default_factory=ItemExperts)
+    opening: Callable[[], Awaitable[object]] | None = None
     desk: BatchDesk = field(init=False)
 
     def __post_init__(self) -> None:
@@ -185,6 +187,7 @@ class Rig:
                 owns_database=owns_database,
                 order=self.order,
                 experts=self.experts,
+                opening=self.opening,
             )
         )
 

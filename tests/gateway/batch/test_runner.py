@@ -44,6 +44,17 @@ def names(job: Job, count: int) -> list[bytes]:
     return [request_id(job.job_id, number).encode() for number in range(1, count + 1)]
 
 
+async def test_no_item_runs_before_the_scheduler_admits_requests(made: Rig) -> None:
+    admits = asyncio.Event()
+    made.opening = admits.wait
+    job = await made.submit(lines(3))
+    async with made.running():
+        await asyncio.sleep(5 * runner.POLL_S)
+        assert not made.execution.calls
+        admits.set()
+        assert (await made.ended(job)).succeeded == 3
+
+
 async def test_every_item_runs_once(made: Rig) -> None:
     job = await made.submit(lines(300))
     async with made.running():
