@@ -33,7 +33,7 @@ def settings(own: str, far: str, folder: Path, tier: str) -> GatewayConfig:
     remote = structs.replace(
         serving.remote(far, max_concurrency=ITEMS),
         price_row="acme/moe",
-        batch_body_json=tier or None or None,
+        batch_body_json=tier or None,
     )
     made = serving.config(pools=[serving.pool([own], max_num_seqs=1)], remotes=[remote])
     return priced(structs.replace(made, batch=BatchConfig(items_waiting=2)), folder, OWN + FAR)
