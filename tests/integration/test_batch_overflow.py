@@ -74,20 +74,26 @@ def cost(response: batch_pb2.StreamBatchResultsResponse, nano_usd: tuple[int, in
     return int(usage.prompt_tokens * nano_usd[0] + usage.completion_tokens * nano_usd[1])
 
 
-@pytest.mark.parametrize(
-    ("tier", "row", "far_nano_usd"),
-    [
-        ('{"service_tier": "flex"}', "far@batch", FAR_BATCH_NANO_USD),
-        ("", "far", FAR_NANO_USD),
-    ],
-)
 async def test_a_job_that_becomes_late_ends_at_the_remote(
-    tier: str, row: str, far_nano_usd: tuple[int, int], tmp_path: Path
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """At the price of its batch tier, or of its list where it has none."""
+    made = tmp_path_factory.mktemp
+    await asyncio.gather(
+        ends_at_the_remote(
+            '{"service_tier": "flex"}', "far@batch", FAR_BATCH_NANO_USD, made("tier")
+        ),
+        ends_at_the_remote("", "far", FAR_NANO_USD, made("list")),
+    )
+
+
+async def ends_at_the_remote(
+    tier: str, row: str, far_nano_usd: tuple[int, int], folder: Path
 ) -> None:
     far = Upstream(Side.OPENAI, Script(rest=Act()))
     async with simulated_vllm(SLOW) as own, listening(far):
-        made = settings(own.url, far.url, tmp_path, tier)
-        async with serving.serving_in(tmp_path, made) as gateway:
+        made = settings(own.url, far.url, folder, tier)
+        async with serving.serving_in(folder, made) as gateway:
             batch, results = await run_job(gateway, ITEMS, DEADLINE_S)
     assert (batch.requests, batch.succeeded, batch.failed) == (ITEMS, ITEMS, 0)
     assert sorted(each.item_id for each in results) == sorted(f"i{n}" for n in range(ITEMS))
@@ -103,7 +109,7 @@ async def test_a_job_that_becomes_late_ends_at_the_remote(
     ]
     assert [each.response.done.cost.charged_nano_usd for each in results] == costs
     assert batch.charged_nano_usd == sum(costs)
-    rows = await attempts(tmp_path)
+    rows = await attempts(folder)
     assert sum(charged for *_, charged in rows) == sum(costs)
     assert {(kind, name) for kind, name, *_ in rows if name != "own@batch"} == {("standard", row)}
     assert sum(name == row for _, name, *_ in rows) == sum(remote)
@@ -117,35 +123,39 @@ EU, US, LOCAL = (
 )
 
 
-@pytest.mark.parametrize(
-    ("of_job", "of_requests", "may_leave"),
-    [
+async def test_a_late_item_goes_only_where_job_and_request_allow(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates, "LATE_SHARE", 1.0)
+    cases = (
         (None, None, True),
         (EU, EU, True),
         (LOCAL, None, False),
         (None, LOCAL, False),
         (EU, US, False),
         (US, EU, False),
-    ],
-)
-async def test_a_late_item_goes_only_where_job_and_request_allow(
+    )
+    await asyncio.gather(
+        *(goes_where_allowed(*case, tmp_path_factory.mktemp("case")) for case in cases)
+    )
+
+
+async def goes_where_allowed(
     of_job: generation_pb2.DataPolicy | None,
     of_requests: generation_pb2.DataPolicy | None,
     may_leave: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
 ) -> None:
-    monkeypatch.setattr(estimates, "LATE_SHARE", 1.0)
     far = Upstream(Side.OPENAI, Script(rest=Act()))
     async with simulated_vllm(SLOW) as own, listening(far):
-        made = settings(own.url, far.url, tmp_path, "")
+        made = settings(own.url, far.url, folder, "")
         # Six wait at once: the last of them too long for their class.
         made = structs.replace(made, batch=BatchConfig(items_waiting=6))
-        async with serving.serving_in(tmp_path, made) as gateway:
+        async with serving.serving_in(folder, made) as gateway:
             batch, results = await run_job(gateway, 6, BOUND_S, of_job, of_requests)
     assert bool(far.calls) == may_leave
     errors = [each.error for each in results if each.WhichOneof("outcome") == "error"]
     assert (batch.succeeded, errors) == (6, [])
     here = [each for each in results if each.response.done.route.kind == HERE]
     assert len(here) == 6 - len(far.calls)
-    assert sum(name == "own@batch" for _, name, *_ in await attempts(tmp_path)) >= len(here)
+    assert sum(name == "own@batch" for _, name, *_ in await attempts(folder)) >= len(here)
