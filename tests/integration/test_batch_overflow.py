@@ -25,6 +25,7 @@ SLOW = SimulatedVllmConfig(served_model_name=MODEL, speed=0.2, max_num_seqs=1)
 ITEMS, OUTPUT_TOKENS = 24, 80
 HERE = generation_pb2.PLACEMENT_KIND_LOCAL
 DEADLINE_S, BOUND_S = 30.0, 120.0
+Policy = generation_pb2.DataPolicy | None
 OWN_NANO_USD, FAR_NANO_USD, FAR_BATCH_NANO_USD = (500, 5_000), (2_000, 20_000), (1_000, 10_000)
 """Of a token in and a token out: of batch work here, of the remote's list, of its batch tier."""
 
@@ -43,8 +44,8 @@ async def run_job(
     gateway: Serving,
     items: int,
     deadline_s: float,
-    of_job: generation_pb2.DataPolicy | None = None,
-    of_requests: generation_pb2.DataPolicy | None = None,
+    of_job: Policy = None,
+    of_requests: Policy = None,
 ) -> tuple[batch_pb2.Batch, list[batch_pb2.StreamBatchResultsResponse]]:
     stub = batch_pb2_grpc.BatchServiceStub(gateway.channel)
     messages = [
@@ -127,7 +128,7 @@ async def test_a_late_item_goes_only_where_job_and_request_allow(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(estimates, "LATE_SHARE", 1.0)
-    cases = (
+    cases: tuple[tuple[Policy, Policy, bool], ...] = (
         (None, None, True),
         (EU, EU, True),
         (LOCAL, None, False),
@@ -141,8 +142,8 @@ async def test_a_late_item_goes_only_where_job_and_request_allow(
 
 
 async def goes_where_allowed(
-    of_job: generation_pb2.DataPolicy | None,
-    of_requests: generation_pb2.DataPolicy | None,
+    of_job: Policy,
+    of_requests: Policy,
     may_leave: bool,
     folder: Path,
 ) -> None:
