@@ -52,9 +52,9 @@ chart: $(VENV)/.ready  ## regenerate the chart's values.schema.json and table of
 	$(BIN)/python -m helm.generate
 
 bench: $(VENV)/.ready  ## measure the gateway's cost (benchmarks/)
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python -m benchmarks.doors
-	$(BIN)/python -m benchmarks.http2
+	$(BIN)/python -m benchmarks.serving.overhead
+	$(BIN)/python -m benchmarks.serving.doors
+	$(BIN)/python -m benchmarks.serving.http2
 
 FUZZ_S ?= 120
 FUZZ_SEED ?=
@@ -73,7 +73,7 @@ peers: $(VENV)/.ready $(PEERS)/.ready  ## measure other gateways beside this one
 	$(BIN)/python -m benchmarks.peers
 
 soak: $(VENV)/.ready  ## 200,000 streams: memory and open files of the gateway must stay flat
-	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m benchmarks.serving.soak
 
 VLLM ?= 0.32
 VLLM_VENV := .venv-vllm$(if $(filter-out 0.32,$(VLLM)),-$(VLLM))

@@ -30,7 +30,8 @@ from rich.table import Table
 
 from benchmarks.fronts_money import money
 from benchmarks.fronts_schedule import schedule
-from benchmarks.overhead import (
+from benchmarks.policies import FOLDER_VARIABLE, SEEDS
+from benchmarks.serving.overhead import (
     HERE,
     METADATA,
     TOKEN_INTERVAL_S,
@@ -42,7 +43,6 @@ from benchmarks.overhead import (
     stream,
     until_ready,
 )
-from benchmarks.policies import FOLDER_VARIABLE, SEEDS
 from moegate.v1 import inference_pb2, inference_pb2_grpc
 
 CHANNELS = 16

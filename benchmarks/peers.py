@@ -31,8 +31,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.door_calls import CHAT, Call, both_ports, free_port, grpc_call, http_call
-from benchmarks.overhead import (
+from benchmarks.serving.door_calls import CHAT, Call, both_ports, free_port, grpc_call, http_call
+from benchmarks.serving.overhead import (
     HERE,
     KEY,
     TOKEN_INTERVAL_S,
@@ -44,7 +44,7 @@ from benchmarks.overhead import (
 from gateway.upstream.http.connections import HttpSession
 from moegate.v1 import inference_pb2_grpc
 
-BIN = HERE.parent / ".venv-peers" / "bin"
+BIN = HERE.parents[1] / ".venv-peers" / "bin"
 START_S = 120.0
 CALLERS = 8
 ANSWERS = 240

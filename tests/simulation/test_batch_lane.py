@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.batch_day import play
-from benchmarks.batch_order import compare
+from benchmarks.batch.day import play
+from benchmarks.batch.order import compare
 from benchmarks.day import QWEN_CAPACITY_PER_S, Day
 from scheduler.policy import Policy
 

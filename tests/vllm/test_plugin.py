@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from benchmarks.engine_truth import LOADS, measure_meter
+from benchmarks.engine.truth import LOADS, measure_meter
 from gateway.config.gateway import SecretConfig, TimeoutsConfig
 from gateway.fleet.engine_feed import EngineFeed
 from gateway.upstream.http.connections import HttpSession

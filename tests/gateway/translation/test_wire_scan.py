@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from benchmarks.hostile_messages import field
+from benchmarks.hostile.messages import field
 from gateway.config.limits import ElementLimitsConfig
 from gateway.domain.slices import finish
 from gateway.translation.wire_scan import STEP_FIELDS, BoundExceeded, NotWireFormat, scan

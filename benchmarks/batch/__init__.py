@@ -1,0 +1,1 @@
+"""Offline jobs: what they fill, in which order, and what survives kills."""

@@ -1,0 +1,1 @@
+"""What the scheduler believes of engines, against real and simulated ones."""

@@ -1,0 +1,1 @@
+"""Messages, bodies and callers that do harm."""

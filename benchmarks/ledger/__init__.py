@@ -1,0 +1,1 @@
+"""What the ledger costs, and how long its reports take."""
