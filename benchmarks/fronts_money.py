@@ -27,9 +27,9 @@ from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from moegate.v1 import inference_pb2_grpc
 from tests import serving
 from tests.serving import chat_request, read_stream
-from tests.stack.cluster import cluster
-from tests.stack.cluster_load import PRICES
-from tests.stack.postgres import Postgres, running_postgres
+from tests.stack.gateways.cluster import cluster
+from tests.stack.gateways.cluster_load import PRICES
+from tests.stack.ledger.postgres import Postgres, running_postgres
 
 ENGINES = 3
 USD_PER_HOUR = 2.10

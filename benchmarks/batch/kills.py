@@ -19,9 +19,9 @@ from pathlib import Path
 from gateway.accounting.ledger.sqlite import SqliteDatabase
 from gateway.config.ledger import LedgerConfig
 from tests.ledgers import FileReader
-from tests.stack.postgres import running_postgres
-from tests.stack.test_batch_cluster_kills import run_cluster_with_kills
-from tests.stack.test_batch_kills import run_with_kills
+from tests.stack.gateways.test_batch_cluster_kills import run_cluster_with_kills
+from tests.stack.ledger.postgres import running_postgres
+from tests.stack.ledger.test_batch_kills import run_with_kills
 
 
 async def run(items: int, kills: int) -> None:

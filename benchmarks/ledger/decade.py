@@ -6,7 +6,7 @@
 A gateway that has served for years has deleted its rows and, after 800 days, its sums by hour. Here
 the sums by hour, day and month of 40 keys, 4 models, 6 placements and some sessions a day are
 written as they are, without the rows. Each report is read five times; the slowest counts. The
-PostgreSQL is Debian's, started for this (tests/stack/postgres.py). It takes some minutes.
+PostgreSQL is Debian's, started for this (tests/stack/ledger/postgres.py). It takes some minutes.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def main() -> None:
         if not args.postgres:
             asyncio.run(measure(args, folder, None))
             return
-        from tests.stack.postgres import running_postgres
+        from tests.stack.ledger.postgres import running_postgres
 
         with running_postgres() as server:
             asyncio.run(measure(args, folder, server.dsn))

@@ -46,7 +46,7 @@ from gateway.accounting.ledger.rows import PendingRow
 from gateway.accounting.ledger.spool import Spool, recover_spool
 from gateway.accounting.pool_accounts import open_pool_accounts
 from scheduler.metering.settlement import SettledAttempt
-from tests.stack.postgres import Postgres, running_postgres
+from tests.stack.ledger.postgres import Postgres, running_postgres
 
 CLIENTS = 64
 RATES_PER_S = (100, 500)

@@ -5,8 +5,8 @@
 Attempts spread over a year, of 40 keys, 4 models, 6 placements and many sessions, are written and
 rolled up as the gateway does it. Then each report is read five times; the slowest counts, and
 beside it the CPU time: of this process, in which SQLite reads, and of all PostgreSQL's. The
-PostgreSQL is Debian's, started for this (tests/stack/postgres.py); its rows are copied and summed
-up in larger transactions than a gateway's. It takes an hour and 10 GB.
+PostgreSQL is Debian's, started for this (tests/stack/ledger/postgres.py); its rows are copied and
+summed up in larger transactions than a gateway's. It takes an hour and 10 GB.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def main() -> None:
         if not args.postgres:
             asyncio.run(measure(args.rows, Path(name), None))
             return
-        from tests.stack.postgres import running_postgres
+        from tests.stack.ledger.postgres import running_postgres
 
         with running_postgres() as server:
             postmaster = server.postmaster_pid

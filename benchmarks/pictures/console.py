@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from tests.stack.chromium import Tab, chromium
+from tests.stack.console.chromium import Tab, chromium
 
 WIDE, NARROW = (1280, 800), (400, 800)
 PAGES = ("/models", "/requests", "/batches")

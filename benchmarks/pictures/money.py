@@ -28,12 +28,12 @@ from tests import serving
 from tests.console_serving import with_console
 from tests.gateway.accounting.quarter import TENANTS, Quarter
 from tests.gateway.accounting.test_quarter import run as run_quarter
-from tests.integration.test_pool_cost import OPERATOR_KEY
-from tests.integration.test_statement import config
+from tests.integration.money.test_pool_cost import OPERATOR_KEY
+from tests.integration.money.test_statement import config
 from tests.ledgers import settled
 from tests.scripted import GOOD, Scripted, listening
 from tests.serving import chat_request, read_stream
-from tests.stack.chromium import Tab, chromium
+from tests.stack.console.chromium import Tab, chromium
 
 DAY_S = 86_400.0
 DAYS = 61

@@ -24,7 +24,7 @@ from gateway.doors.openai.responses.request import generation_steps as responses
 from gateway.doors.openai.wire.errors import error_shape
 from gateway.doors.openai.wire.reasoning_details import seal_thought
 from tests.fuzz.mutations import changed, dumped, scratched
-from tests.integration.test_doors_alike import CHAT, RESPONSES
+from tests.integration.doors.test_doors_alike import CHAT, RESPONSES
 
 WORDS = (b'"', b"\\u0000", b"\\ud800", b"null", b"[", b"{", b"\xff", b"1e999", b"-0")
 MOST_OUTPUT = 1000

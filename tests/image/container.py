@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.stack.helm import ROOT
+from tests.stack.chart.helm import ROOT
 from tests.stack.install import apt_install
 
 CACHE = ROOT / ".cache" / "image"

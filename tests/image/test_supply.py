@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.stack.helm import ROOT
+from tests.stack.chart.helm import ROOT
 
 LOCK = ROOT / "requirements-image.lock"
 TIMEOUT_S = 900

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.stack.helm import LAYERS, Helm, layer_helm, new_helm, old_helm
-from tests.stack.postgres import Postgres, running_postgres
+from tests.stack.chart.helm import LAYERS, Helm, layer_helm, new_helm, old_helm
+from tests.stack.ledger.postgres import Postgres, running_postgres
 
 
 @pytest.fixture(scope="session")

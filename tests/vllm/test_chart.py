@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.stack.helm import NAMESPACE, Rendered, new_helm
-from tests.stack.sandbox import in_sandbox
-from tests.stack.test_chart_runs import KEY, lay_out
+from tests.stack.chart.helm import NAMESPACE, Rendered, new_helm
+from tests.stack.chart.sandbox import in_sandbox
+from tests.stack.chart.test_chart_runs import KEY, lay_out
 from tests.vllm.launch import ENVIRONMENT, build_model, unsupported_cpu, vllm_venv
 
 PARSE = """
@@ -102,7 +102,7 @@ def test_the_rendered_pods_run_together_and_streams_outlive_vllms_end(tmp_path: 
         "commands": {"helm test": test["args"]},
     }
     (tmp_path / "etc" / "task.json").write_text(json.dumps(task))
-    command = [sys.executable, "-m", "tests.stack.kubelet", "/etc/moegate/task.json"]
+    command = [sys.executable, "-m", "tests.stack.chart.kubelet", "/etc/moegate/task.json"]
     output = in_sandbox(command, tmp_path / "etc", timeout_s=900)
     outlived = re.search(r"streams that outlived SIGTERM: ([0-9]+)", output)
     assert outlived, output

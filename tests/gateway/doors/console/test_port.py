@@ -15,7 +15,7 @@ from gateway.config.gateway import GatewayConfig
 from gateway.config.server import TlsConfig
 from tests import serving
 from tests.console_serving import ADMIN, OPERATOR, console_keys, serving_console, with_console
-from tests.integration.test_health import write_pair
+from tests.integration.processes.test_health import write_pair
 
 SETTINGS = serving.config(remotes=[serving.remote("http://127.0.0.1:9")], keys=console_keys())
 

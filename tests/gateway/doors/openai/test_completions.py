@@ -15,7 +15,7 @@ from moegate.simulated_vllm.server import SimulatedVllmConfig, simulated_vllm
 from tests import serving
 from tests.gateway.doors.openai.rig import MODEL
 from tests.http_serving import ServingHttp, serving_http
-from tests.integration.test_pooling import embedding_settings
+from tests.integration.engines.test_pooling import embedding_settings
 
 COMPLETIONS, EMBEDDINGS = "/v1/completions", "/v1/embeddings"
 

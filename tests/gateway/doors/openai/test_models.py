@@ -8,8 +8,8 @@ from pydantic import TypeAdapter
 from gateway.config.adapters import AdaptersConfig
 from tests import serving
 from tests.http_serving import serving_http
-from tests.integration.test_adapters import SQL, lora, pool, settings
-from tests.integration.test_gateway import engine
+from tests.integration.doors.test_gateway import engine
+from tests.integration.engines.test_adapters import SQL, lora, pool, settings
 
 
 async def test_models_and_adapters_are_listed() -> None:

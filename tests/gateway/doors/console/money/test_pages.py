@@ -16,9 +16,9 @@ from moegate.v1 import admin_pb2, admin_pb2_grpc, usage_pb2, usage_pb2_grpc
 from scheduler.budgets.budget_window import Period
 from tests import serving
 from tests.console_serving import Reader, ServingConsole, Shown, with_console
-from tests.integration.test_money_reports import DAYS, fill
-from tests.integration.test_pool_cost import OPERATOR, OPERATOR_KEY
-from tests.integration.test_statement import config
+from tests.integration.money.test_money_reports import DAYS, fill
+from tests.integration.money.test_pool_cost import OPERATOR, OPERATOR_KEY
+from tests.integration.money.test_statement import config
 from tests.scripted import GOOD, Scripted, listening
 from tests.serving import KEY
 

@@ -19,7 +19,7 @@ from gateway.config.server import TlsConfig
 from gateway.doors.http.listening.port import HttpPort
 from tests.gateway.doors.http.plain import plain_port
 from tests.http_serving import BEARER
-from tests.integration.test_health import write_pair
+from tests.integration.processes.test_health import write_pair
 from tests.raw_http2 import (
     DATA,
     END_HEADERS,

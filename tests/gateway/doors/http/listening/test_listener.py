@@ -19,7 +19,7 @@ from gateway.doors.http.listening.listener import HttpListener, _Http1Connection
 from tests import serving
 from tests.gateway.doors.http.plain import plain_port
 from tests.http_serving import BEARER, ServingHttp, serving_http
-from tests.integration.test_health import write_pair
+from tests.integration.processes.test_health import write_pair
 from tests.scripted import ROLE, Scripted, listening, word
 
 UNREACHED = serving.remote("http://127.0.0.1:9")
