@@ -116,7 +116,7 @@ async def test_a_client_that_does_not_read_frees_the_engine() -> None:
             await serving.until(lambda: served.gateway.pipeline.active_requests == 1)
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             await serving.until(lambda: served.gateway.pipeline.active_requests == 0)
-            assert served.gateway.deliveries.open_streams == 0
+            await serving.until(lambda: served.gateway.deliveries.open_streams == 0)
             writer.close()
             del reader
 
