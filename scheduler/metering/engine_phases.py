@@ -83,12 +83,14 @@ def correct_phases(totals: Totals, run: EndedRun, request: EngineRequest) -> int
     nano-USD."""
     parts = (request.queued_s, request.prefill_s, request.decode_s)
     known = [part for part in parts if part is not None]
-    if len(known) < len(parts) or request.decode_s is None or run.decode_s <= 0:
+    if len(known) < len(parts) or request.decode_s is None:
+        return 0
+    if run.decode <= 0 or run.decode_s <= 0:
         return 0
     if not LEAST_SHARE * run.whole_s <= sum(known) <= MOST_SHARE * run.whole_s:
         return 0
-    wanted = int(run.decode * (request.decode_s / run.decode_s))
-    gained = min(wanted - run.decode, run.prefill)
+    wanted = run.decode * (request.decode_s / run.decode_s)  # infinite for hardly any time
+    gained = int(min(wanted, run.decode + run.prefill)) - run.decode
     totals.decode += gained * UNIT
     totals.prefill -= gained * UNIT
     return gained

@@ -190,6 +190,15 @@ def test_a_changed_token_is_refused(where: int, becomes: str) -> None:
             caller(CONFIG, changed)
 
 
+def test_other_letters_of_the_same_bytes_are_refused() -> None:
+    made = next(made for made in (token(ANN) for _ in range(1000)) if "-" in made and "_" in made)
+    sealed = made.removeprefix(PREFIX)
+    changes = (sealed.replace("-", "+"), sealed.replace("_", "/"), sealed + "=", sealed + "!")
+    for changed in changes:
+        with pytest.raises(Unauthenticated):
+            caller(CONFIG, PREFIX + changed)
+
+
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=400))
 def test_no_text_is_a_token(text: str) -> None:
     with pytest.raises(Unauthenticated):

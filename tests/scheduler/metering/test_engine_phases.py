@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scheduler.engine_steps import EngineRequest
@@ -46,6 +48,8 @@ def test_decode_gets_the_engines_time_at_the_requests_rate(
 seconds = st.none() | st.floats(0, 1e9)
 
 
+@example(0, 4, sys.float_info.min, 1.0, engine(0.0, 0.0, 1.0))
+@example(0, 0, sys.float_info.min, 4.0, engine(0.0, 0.0, 4.0))
 @given(
     *(st.integers(0, 10**15), st.integers(0, 10**15)),
     *(st.floats(-1, 1e6), st.floats(-1, 1e6)),
