@@ -31,23 +31,14 @@ def changed_settings(
 ) -> admin_pb2.KeySettings:
     """Returns what a key may do, with the given values of some fields. The expiry is left out."""
     merged = settings_message(config, None)
-    for path in paths:
-        if path == "expires_at":
-            continue
-        if path.startswith(LIMIT):
-            name = path.removeprefix(LIMIT)
-            merged.limits.ClearField(name)
-            if given.limits.HasField(name):
-                setattr(merged.limits, name, getattr(given.limits, name))
-            continue
-        merged.ClearField(path)
-        part = admin_pb2.KeySettings()
-        part.CopyFrom(given)
-        for other in set(FIELDS) - {path}:
-            part.ClearField(other)
-        merged.MergeFrom(part)
-        if path == "remote_classes" and given.HasField(path):
-            merged.remote_classes.SetInParent()
+    changes = admin_pb2.KeySettings()
+    changes.CopyFrom(given)
+    if "limits" not in paths:
+        changes.limits.SetInParent()  # single limits that are not given are taken out
+    mask = FieldMask(paths=[path for path in paths if path != "expires_at"])
+    mask.MergeMessage(changes, merged, replace_message_field=True, replace_repeated_field=True)
+    if "remote_classes" in paths and given.HasField("remote_classes"):
+        merged.remote_classes.SetInParent()  # none at all may be what is given
     return merged
 
 
