@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,8 +126,8 @@ class RunningFront:
                 port.listener.close()
         try:
             # Without RPCs the gRPC server has stopped at once: it tells nothing of HTTP.
-            for _ in itertools.count():
-                if not self._is_busy or clock() >= until_s:
+            while clock() < until_s:
+                if not self._is_busy:
                     break
                 await asyncio.sleep(DRAIN_POLL_S)
             # A stream that its client left unread has ended here, but not for gRPC.

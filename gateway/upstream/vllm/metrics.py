@@ -120,13 +120,13 @@ def _report(
         its = values[name]
         return its if len(its) >= ranks and not any(map(math.isnan, its)) else []
 
-    usages = [usage for usage in known(_KV_USAGE) if usage <= 1]
-    if len(usages) < len(values[_KV_USAGE]):
+    usages = known(_KV_USAGE)
+    if max(usages, default=0.0) > 1:
         usages = []  # no fraction
     counts: dict[str, Any] = {
         "ranks": ranks,
-        "gaps_s": sum(known(_GAPS_S)) if known(_GAPS_S) else None,
-        "prefill_s": sum(known(_PREFILL_S)) if known(_PREFILL_S) else None,
+        "gaps_s": _sum(known(_GAPS_S)),
+        "prefill_s": _sum(known(_PREFILL_S)),
         **{field: _count(known(name)) for field, name in _COUNTS.items()},
         **{field: round(sum(known(name))) for field, name in _SPECULATION.items()},
     }
@@ -138,11 +138,7 @@ def _report(
         kv_usage=sum(usages) / len(usages) if usages else None,
         prompt_tokens_total=_count(known(_PROMPT)),
         generation_tokens_total=_count(known(_GENERATION)),
-        kv_capacity_tokens=(
-            _kv_capacity_tokens(configs, ranks)
-            if of_ranks is None
-            else _rank_capacity_tokens(configs, of_ranks)
-        ),
+        kv_capacity_tokens=_kv_capacity_tokens(configs, ranks, of_ranks),
         context_tokens=context_tokens,
         kv_usage_fullest=max(usages, default=None),
         kv_capacity_derived=any(map(_is_derived, configs)),
@@ -150,8 +146,13 @@ def _report(
     )
 
 
-def _count(values: Sequence[float]) -> int | None:
+def _sum(values: Sequence[float]) -> float | None:
     """The sum over the ranks; None: it is unknown."""
+    return sum(values) if values else None
+
+
+def _count(values: Sequence[float]) -> int | None:
+    """The same of what is counted."""
     return round(sum(values)) if values else None
 
 
@@ -233,25 +234,25 @@ def _transfers(
     )
 
 
-def _kv_capacity_tokens(configs: Sequence[bytes], ranks: int) -> int | None:
-    """Tokens that the KV caches of all ranks hold; None: the page does not tell.
+def _kv_capacity_tokens(configs: Sequence[bytes], ranks: int, of_ranks: int | None) -> int | None:
+    """Tokens that the KV caches of all ranks hold, or that of the placement's, which is one of
+    `of_ranks`; None: the page does not tell.
 
     Every rank's line has the rank's own `kv_cache_size_tokens`, but the `num_gpu_blocks` of all
     ranks together (vllm/v1/engine/core_client.py of 0.32 and 0.33).
     """
+    if of_ranks is not None:
+        return _rank_capacity_tokens(configs[0], of_ranks) if configs else None
     if len(configs) >= ranks:
-        told = [_rank_capacity_tokens([config], len(configs)) for config in configs]
-        return total(told)
+        return total([_rank_capacity_tokens(config, len(configs)) for config in configs])
     return next((blocks for config in configs if (blocks := _block_tokens(config))), None)
 
 
-def _rank_capacity_tokens(configs: Sequence[bytes], ranks: int) -> int | None:
-    """Tokens that the KV cache of one rank holds; `configs`: its lines. None: they do not tell."""
-    for config in configs[:1]:
-        if (tokens := _labels(config).get(b"kv_cache_size_tokens")) is not None:
-            return tokens or None
-        return _block_tokens(config) // ranks or None
-    return None
+def _rank_capacity_tokens(config: bytes, ranks: int) -> int | None:
+    """Tokens that the KV cache of the line's rank holds; None: the line does not tell."""
+    if (tokens := _labels(config).get(b"kv_cache_size_tokens")) is not None:
+        return tokens or None
+    return _block_tokens(config) // ranks or None
 
 
 def _block_tokens(config: bytes) -> int:
