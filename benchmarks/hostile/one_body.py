@@ -29,11 +29,9 @@ from benchmarks.hostile.messages import MIB, MODEL
 from benchmarks.hostile.one_message import (
     CONTEXT_TOKENS,
     HELD_TARGET_MS,
-    MEMORY_TARGET,
-    SMALLEST_JUDGED_BYTES,
     Found,
     Watched,
-    shown,
+    row_of,
     watched_gateway,
 )
 from benchmarks.serving.overhead import HERE, METADATA, TOKEN_INTERVAL_S, process
@@ -156,19 +154,8 @@ def table(upstream_port: str, only: str) -> Table:
             port = free.getsockname()[1]
         with watched_gateway(upstream_port, http_port=port) as gateway:
             found = uvloop.run(measure(gateway, port, body))
-        times = found.grown_bytes / len(body.data)
-        judged = len(body.data) >= SMALLEST_JUDGED_BYTES
         good = (found.answer == "200") == body.honest
-        found_table.add_row(
-            body.name,
-            f"{len(body.data) / 1e6:.1f}",
-            found.answer if good else f"[red]{found.answer}[/red]",
-            f"{found.took_ms:.0f}",
-            shown(found.held_ms, HELD_TARGET_MS),
-            shown(found.held_cpu_ms, HELD_TARGET_MS),
-            f"{found.grown_bytes / MIB:.0f}",
-            shown(times, MEMORY_TARGET) if judged else f"{times:.1f}",
-        )
+        found_table.add_row(*row_of(body.name, len(body.data), found, good=good))
     return found_table
 
 

@@ -205,6 +205,22 @@ def shown(value: float, target: float) -> str:
     return f"[red]{value:.1f}[/red]" if value > target else f"{value:.1f}"
 
 
+def row_of(name: str, size: int, found: Found, *, good: bool) -> tuple[str, ...]:
+    """The row of one message of so many bytes. `good`: it was answered as it should be."""
+    times = found.grown_bytes / size
+    judged = size >= SMALLEST_JUDGED_BYTES
+    return (
+        name,
+        f"{size / 1e6:.1f}",
+        found.answer if good else f"[red]{found.answer}[/red]",
+        f"{found.took_ms:.0f}",
+        shown(found.held_ms, HELD_TARGET_MS),
+        shown(found.held_cpu_ms, HELD_TARGET_MS),
+        f"{found.grown_bytes / MIB:.0f}",
+        shown(times, MEMORY_TARGET) if judged else f"{times:.1f}",
+    )
+
+
 def hostile_table(upstream_port: str, only: str) -> Table:
     """Runs the messages, one row each."""
     table = Table(title=f"one message; targets: held ≤ {HELD_TARGET_MS:g} ms, memory ≤ 4 x")
@@ -216,20 +232,8 @@ def hostile_table(upstream_port: str, only: str) -> Table:
             continue
         with watched_gateway(upstream_port) as gateway:
             found = uvloop.run(measure(gateway, case))
-        size = len(case.data)
-        times = found.grown_bytes / size
-        judged = size >= SMALLEST_JUDGED_BYTES
         good = (found.answer == "OK") == case.honest
-        table.add_row(
-            case.name,
-            f"{size / 1e6:.1f}",
-            found.answer if good else f"[red]{found.answer}[/red]",
-            f"{found.took_ms:.0f}",
-            shown(found.held_ms, HELD_TARGET_MS),
-            shown(found.held_cpu_ms, HELD_TARGET_MS),
-            f"{found.grown_bytes / MIB:.0f}",
-            shown(times, MEMORY_TARGET) if judged else f"{times:.1f}",
-        )
+        table.add_row(*row_of(case.name, len(case.data), found, good=good))
     return table
 
 

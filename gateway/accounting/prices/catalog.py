@@ -25,8 +25,6 @@ from gateway.config.price_rows import (
 )
 from scheduler.pricing import RateTier, TokenRates
 
-"""Of one US dollar."""
-
 _Row = TypeVar("_Row", bound=Validity)
 
 

@@ -12,11 +12,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from gateway.config.ledger import NANO_USD
 from moegate.cli.views.money import usd
 from moegate.cli.views.pictures import new_figure
 from moegate.v1 import usage_pb2
 
-NANO_USD = 1_000_000_000
 YOUNG_SHARE = 0.97
 """The title says so if the meter covers less than this share of the requested window."""
 _FIGURES = (
