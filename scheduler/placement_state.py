@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from scheduler.adapters.adapter_slots import AdapterSlots
 from scheduler.contract import EngineReport, Objective, PlacementKind, Request
 from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimits
@@ -106,8 +108,7 @@ def _identity(facts: Placement) -> tuple[object, ...]:
     )
 
 
-@dataclass(slots=True, kw_only=True)
-class Resident:
+class Resident(msgspec.Struct, kw_only=True):
     """An attempt that runs on a placement."""
 
     request: Request
