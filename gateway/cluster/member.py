@@ -183,9 +183,16 @@ async def running_member(
         health_address = await stack.enter_async_context(
             health_port(health, config, observing.rpc_refused)
         )
+        scheduler = RemoteScheduler(
+            clock=clock,
+            on_fleet=fleet_changed,
+            handlers={ACCESS: (AccessTable, use_access), **reload_handlers(name, reload_file)},
+            incarnation=name,
+        )
         around = LeaderSurroundings(
             cluster=cluster,
             gateway=name,
+            record=scheduler.record,
             active=active,
             base_dir=base_dir,
             path=path,
@@ -202,12 +209,6 @@ async def running_member(
         roles = Roles(around, metrics)
         stack.push_async_callback(roles.close)
         row = await _campaign(stack, name, config, base_dir, roles)
-        scheduler = RemoteScheduler(
-            clock=clock,
-            on_fleet=fleet_changed,
-            handlers={ACCESS: (AccessTable, use_access), **reload_handlers(name, reload_file)},
-            incarnation=name,
-        )
         number = secrets.randbelow(2**31 - 1) + 1
         joining = Joining(scheduler, number, roles.locate, roles.connect, clock)
         welcomed(await _first_join(joining))

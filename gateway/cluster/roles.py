@@ -39,6 +39,8 @@ class Roles:
         self._leaving = False
         self._channel: tuple[Leader, grpc.aio.Channel] | None = None
         self._old_channels: set[asyncio.Task[None]] = set()
+        self._unkept_keys = 0
+        """In earlier terms of this process."""
         self.leadership: Leadership
         self.side: LeaderSide | None = None
         """The scheduler's side, in the terms of this process."""
@@ -126,6 +128,8 @@ class Roles:
             term=leadership.newest_term,
             lease_age_s=leadership.lease_age_s,
             takeovers=leadership.takeovers,
+            unkept_keys=self._unkept_keys
+            + (0 if self.side is None else self.side.host.witness.unkept),
         )
 
     def names(self) -> frozenset[str] | None:
@@ -174,6 +178,7 @@ class Roles:
                     await self._changed.wait()
             finally:
                 self.side = None
+                self._unkept_keys += side.host.witness.unkept
                 # It takes no other term before it has ended this one.
                 self.leadership.may_lead = False
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from gateway.auth.run_time import AccessTable
 from gateway.fronts.messages import ACCESS
 from gateway.link.connection import CallFailed, LinkLost
-from gateway.link.host import HostedFront, SchedulerHost
+from gateway.link.host import SchedulerHost
+from gateway.link.hosted_front import HostedFront
 from gateway.link.messages import LinkError
 
 USE_S = 3.0

@@ -41,7 +41,8 @@ from gateway.fronts.messages import APPLY, PREPARE, READY, FrontAddresses, Front
 from gateway.fronts.metrics import AllFronts, fronts_page
 from gateway.fronts.session_secret import with_session_secret
 from gateway.link.connection import CallFailed, Handler, LinkLost, listen
-from gateway.link.host import HostedFront, SchedulerHost
+from gateway.link.host import SchedulerHost
+from gateway.link.hosted_front import HostedFront
 from gateway.link.messages import LinkError
 from gateway.link.opening import ExpectedFronts, Opening
 from gateway.link.resume import Resumed

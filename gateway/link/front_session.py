@@ -203,7 +203,10 @@ class FrontSession:
         if branch is None or branch.attempt != message.attempt:
             return
         self._attempt_ended(branch, message.output_tokens)
-        branch.owned.may_have_output |= message.committed or message.outcome is AttemptOutcome.OK
+        if message.committed or message.outcome is AttemptOutcome.OK:
+            branch.owned.may_have_output = True
+            if not branch.owned.stray:
+                self.scheduler.claims.note_output(branch.owned.submission)
         if branch.booked is None and not branch.owned.stray:
             self.scheduler.send(message)
         else:

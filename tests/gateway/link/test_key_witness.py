@@ -194,7 +194,6 @@ async def test_what_was_admitted_and_not_told_is_admitted_again() -> None:
     kept = []
     front.host_side.post = lambda *message, **_: kept.append(message)  # type: ignore[method-assign]
     front.host.fronts[0].session.attach(front.host_side.post)
-    old.host._witness._post = front.host_side.post
     front.flush()
     front.there.deliver()
     await turns()

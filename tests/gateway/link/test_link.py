@@ -220,7 +220,7 @@ async def test_calls_over_a_real_socket(tmp_path: Path) -> None:
     assert await remote.drain("own/a") == 0
     await remote.undrain("own/a")
     with pytest.raises(CallFailed, match="no such call"):
-        await remote._call("other", None, None)
+        await remote._ask("other", None, None)
     with pytest.raises(CallFailed, match="quote: KeyError"):
         await remote.quote(submission("r", model="none").request)
     with pytest.raises(CallFailed, match="front 1 is connected already"):
