@@ -153,8 +153,7 @@ async def leader_side(
             sinks=around.sinks,
         )
         stack.push_async_callback(parts.close)
-        lane = BatchLane(accounting, active, clock)
-        parts.fleet.on_signatures = lane.experts.observe
+        lane = BatchLane(accounting, active, parts.fleet, clock)
         # Items of batches run in this process, through a pipeline of their own.
         batch_front = assemble_front(
             active.prepared,
