@@ -38,14 +38,14 @@ from gateway.fronts.bookings import LedgerBookings
 from gateway.fronts.replica_count_link import replica_count_handlers
 from gateway.fronts.scheduler_side import take_over_fleet
 from gateway.leadership.lease_row import LeaderBefore
-from gateway.link.certificates import LinkCertificates
-from gateway.link.connection import Connection
 from gateway.link.front_record import FrontRecord
 from gateway.link.host import SchedulerHost
 from gateway.link.opening import ExpectedFronts, FrontListing, Opening
 from gateway.link.own_front_copy import OwnFrontCopy
-from gateway.link.resume import Resumed
-from gateway.link.tls_transport import listen_tls
+from gateway.link.wire.certificates import LinkCertificates
+from gateway.link.wire.connection import Connection
+from gateway.link.wire.resume import Resumed
+from gateway.link.wire.tls_transport import listen_tls
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import SchedulerParts, assemble_front, assemble_with_ledger

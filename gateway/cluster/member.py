@@ -37,10 +37,10 @@ from gateway.fronts.messages import ACCESS
 from gateway.fronts.replica_count_link import RemoteReplicaCounts
 from gateway.leadership.leadership import Leadership
 from gateway.leadership.lease_row import LeaseRow
-from gateway.link.certificates import LinkCertificates
 from gateway.link.joining import FAILURES, Joining
-from gateway.link.messages import WIRE_VERSION
 from gateway.link.remote_scheduler import RemoteScheduler
+from gateway.link.wire.certificates import LinkCertificates
+from gateway.link.wire.messages import WIRE_VERSION
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
 from gateway.runtime.reload import prepared_reload
 from gateway.runtime.startup import prepare_start

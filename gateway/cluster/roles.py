@@ -16,9 +16,9 @@ from gateway.cluster.metrics import MemberMetrics
 from gateway.config.problems import ConfigError
 from gateway.leadership.candidate import Leader
 from gateway.leadership.leadership import Leadership
-from gateway.link.connection import Connection
 from gateway.link.remote_scheduler import RemoteScheduler
-from gateway.link.tls_transport import connect_tls
+from gateway.link.wire.connection import Connection
+from gateway.link.wire.tls_transport import connect_tls
 from gateway.telemetry.scheduler_gauges import Standing
 
 log = logging.getLogger(__name__)

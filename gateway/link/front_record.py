@@ -15,9 +15,9 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from gateway.link.messages import KeyUses, Kind
-from gateway.link.resume import AGAIN, RequestState, Resumed, Standing
 from gateway.link.sent import Changes, Ended, Report, SentBranch, SentRequest, request_state
+from gateway.link.wire.messages import KeyUses, Kind
+from gateway.link.wire.resume import AGAIN, RequestState, Resumed, Standing
 from gateway.scheduling.budget_admission import Reservation
 from gateway.scheduling.claims import client_id
 from gateway.scheduling.resumption import RememberedKey

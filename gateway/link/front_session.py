@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from gateway.link.messages import ANSWERS, Kind, PromptCounted
 from gateway.link.owned import NO_BOOKING, Booking, OwnedBranch, OwnedRequest, Send
-from gateway.link.resume import AGAIN
+from gateway.link.wire.messages import ANSWERS, Kind, PromptCounted
+from gateway.link.wire.resume import AGAIN
 from gateway.scheduling.claims import request_in_flight
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from scheduler.contract import AttemptOutcome, Evict, Fault, Progress, Refuse, Usage

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gateway.link.front_copies import FrontCopies, KeptFront
 from gateway.link.front_session import FrontSession
-from gateway.link.messages import Kind, state_with_times
 from gateway.link.owned import Bookings
-from gateway.link.resume import RequestState, Resumed, attempt_keys
 from gateway.link.session_resumption import resume
+from gateway.link.wire.front_copies import FrontCopies, KeptFront
+from gateway.link.wire.messages import Kind, state_with_times
+from gateway.link.wire.resume import RequestState, Resumed, attempt_keys
 from gateway.scheduling.claims import client_id
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from scheduler.limits.idempotency import REMEMBERED_S

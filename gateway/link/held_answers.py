@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gateway.link.messages import ANSWERS, Kind
 from gateway.link.owned import OwnedBranch, Send
+from gateway.link.wire.messages import ANSWERS, Kind
 
 _OF_BRANCHES = frozenset((*ANSWERS.values(), Kind.RESERVED))
 

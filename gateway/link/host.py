@@ -7,18 +7,18 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.link.connection import Connection, Handler
 from gateway.link.front_session import FrontSession
 from gateway.link.fronts_left import FrontsLeft
 from gateway.link.held_answers import HeldAnswers
 from gateway.link.hosted_front import HostedFront, Met
 from gateway.link.key_witness import SINCE_VERSION, KeyWitness
-from gateway.link.messages import FleetUpdate, Kind, LinkError, fleet_update
 from gateway.link.opening import FrontListing, Opening
 from gateway.link.own_front_copy import OwnFrontCopy
 from gateway.link.owned import NO_BOOKINGS, Bookings, Send
-from gateway.link.resume import Resumed
 from gateway.link.session_resumption import Later
+from gateway.link.wire.connection import Connection, Handler
+from gateway.link.wire.messages import FleetUpdate, Kind, LinkError, fleet_update
+from gateway.link.wire.resume import Resumed
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from scheduler.fleet_view import FleetView
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import structs
 
-from gateway.link.connection import Connection, Handler
-from gateway.link.front_copies import FrontCopies
 from gateway.link.front_session import FrontSession
-from gateway.link.messages import (
+from gateway.link.session_resumption import resume
+from gateway.link.wire.connection import Connection, Handler
+from gateway.link.wire.front_copies import FrontCopies
+from gateway.link.wire.messages import (
     WIRE_VERSION,
     Hello,
     Kind,
@@ -23,8 +24,7 @@ from gateway.link.messages import (
     state_with_times,
     with_times,
 )
-from gateway.link.resume import RequestState, Resumed, attempt_keys
-from gateway.link.session_resumption import resume
+from gateway.link.wire.resume import RequestState, Resumed, attempt_keys
 from scheduler.contract import Request
 from scheduler.decision_record import DecisionRecord
 from scheduler.limits.rate_limit import RateLimits

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
-from gateway.link.connection import Connection
-from gateway.link.messages import KeyUses, Kind
+from gateway.link.wire.connection import Connection
+from gateway.link.wire.messages import KeyUses, Kind
 from gateway.scheduling.claims import Claims
 from gateway.scheduling.resumption import RememberedKey
 from scheduler.limits.idempotency import REMEMBERED_S, Key, KeyUse

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.link.connection import Connection
-from gateway.link.front_copies import MAX_REQUESTS, PIECE
 from gateway.link.front_record import FrontRecord
-from gateway.link.messages import Kind
-from gateway.link.resume import FrontCopy, RequestState, Standing
 from gateway.link.sent import Changes, SentRequest, request_state
+from gateway.link.wire.connection import Connection
+from gateway.link.wire.front_copies import MAX_REQUESTS, PIECE
+from gateway.link.wire.messages import Kind
+from gateway.link.wire.resume import FrontCopy, RequestState, Standing
 
 SINCE_VERSION = 4
 """Version of the messages from which on a front keeps a copy."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.link.away import AwayLimits
-from gateway.link.connection import Connection, LinkLost
+from gateway.link.wire.connection import Connection, LinkLost
 from scheduler.port import SchedulerAway
 
 

@@ -17,10 +17,12 @@ from typing import Any
 from msgspec import structs
 
 from gateway.link.away import AwayLimits, expired, has_room, unavailable, unknown_account
-from gateway.link.connection import Connection, Handler, LinkLost
-from gateway.link.front_copies import FrontCopies
 from gateway.link.front_record import FrontRecord
-from gateway.link.messages import (
+from gateway.link.questions import Questions
+from gateway.link.sent import Report, SentBranch
+from gateway.link.wire.connection import Connection, Handler, LinkLost
+from gateway.link.wire.front_copies import FrontCopies
+from gateway.link.wire.messages import (
     WIRE_VERSION,
     AdapterMissing,
     FleetUpdate,
@@ -35,9 +37,7 @@ from gateway.link.messages import (
     view_of_update,
     with_durations,
 )
-from gateway.link.questions import Questions
-from gateway.link.resume import Standing
-from gateway.link.sent import Report, SentBranch
+from gateway.link.wire.resume import Standing
 from gateway.scheduling.claims import request_in_flight
 from scheduler.budgets.standing import BudgetStanding, KeySpend
 from scheduler.contract import Progress, Request

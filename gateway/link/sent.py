@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
-from gateway.link.messages import Kind, with_durations
-from gateway.link.resume import BranchState, EndedAttempt, RequestState, Standing
+from gateway.link.wire.messages import Kind, with_durations
+from gateway.link.wire.resume import BranchState, EndedAttempt, RequestState, Standing
 from gateway.scheduling.budget_admission import Reservation
 from scheduler.contract import Start
 from scheduler.port import AttemptEnd, Deliver, RequestEnded, SlotFreed, Submission

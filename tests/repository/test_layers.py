@@ -103,7 +103,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("gateway.domain", "gateway.config", "gateway.accounting.*", "scheduler.*", CORE),
     ),
     # The port between processes.
-    "gateway.link": (
+    "gateway.link": ("gateway.link.wire", "gateway.scheduling", "scheduler.*"),
+    # Its messages and connections.
+    "gateway.link.wire": (
         *("gateway.config", "gateway.config.resolve", "gateway.scheduling", "scheduler.*"),
     ),
     # One request from admission to settlement, whatever door it came through.
@@ -144,13 +146,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
     # Several front processes, and their parent.
     "gateway.fronts": (
         *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
-        *("gateway.delivery", "gateway.runtime", "gateway.link", "gateway.front", GRPC),
+        *("gateway.delivery", "gateway.runtime", "gateway.link.*", "gateway.front", GRPC),
         "gateway.batch_lane",
     ),
     # A process of a cluster: a front, and the leader in its terms.
     "gateway.cluster": (
         *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
-        *("gateway.delivery", "gateway.runtime", "gateway.link", "gateway.front", GRPC),
+        *("gateway.delivery", "gateway.runtime", "gateway.link.*", "gateway.front", GRPC),
         *("gateway.fronts", "gateway.leadership", "gateway.batch_lane"),
     ),
     "gateway.server": (

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.link.connection import Connection
 from gateway.link.host import SchedulerHost
 from gateway.link.opening import FrontListing, Opening
 from gateway.link.own_front_copy import OwnFrontCopy
 from gateway.link.owned import NO_BOOKINGS, Bookings
 from gateway.link.remote_scheduler import RemoteScheduler
+from gateway.link.wire.connection import Connection
 from tests.gateway.scheduling.scheduling_made import Hosted
 
 

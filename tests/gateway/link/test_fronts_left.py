@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 import pytest
 from msgspec import structs
 
-from gateway.link import front_copies, own_front_copy
+from gateway.link import own_front_copy
 from gateway.link.fronts_left import LEFT_S
-from gateway.link.messages import LinkError
 from gateway.link.opening import ExpectedFronts, Opening
 from gateway.link.own_front_copy import OwnFrontCopy
 from gateway.link.remote_scheduler import RemoteScheduler
-from gateway.link.resume import AttemptKey, FrontCopy, Resumed
+from gateway.link.wire import front_copies
+from gateway.link.wire.messages import LinkError
+from gateway.link.wire.resume import AttemptKey, FrontCopy, Resumed
 from scheduler.budgets.budget import Budget
 from scheduler.budgets.budget_window import Period
 from scheduler.contract import AttemptOutcome, Progress, Usage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.link.key_witness import LONGEST_WAIT_S
-from gateway.link.messages import Kind
+from gateway.link.wire.messages import Kind
 from scheduler.contract import AttemptOutcome, Evict
 from scheduler.port import Answer, Settled, Started
 from tests.gateway.link.pipes import Joined, JoinedFront, turns

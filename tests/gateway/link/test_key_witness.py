@@ -8,7 +8,7 @@ import pytest
 
 from gateway.link import key_witness
 from gateway.link.opening import LONGEST_S, ExpectedFronts, Opening
-from gateway.link.resume import Resumed
+from gateway.link.wire.resume import Resumed
 from scheduler.contract import AttemptOutcome, RefusalReason, Refuse
 from scheduler.limits.idempotency import REMEMBERED_S
 from scheduler.limits.rate_limit import RateLimits

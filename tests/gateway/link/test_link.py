@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from gateway.link import connection as connections
-from gateway.link.connection import CallFailed, connect, listen
 from gateway.link.joining import Joining
-from gateway.link.messages import Kind
 from gateway.link.remote_scheduler import RemoteScheduler
+from gateway.link.wire import connection as connections
+from gateway.link.wire.connection import CallFailed, connect, listen
+from gateway.link.wire.messages import Kind
 from scheduler.budgets.budget import Budget
 from scheduler.budgets.budget_window import Period
 from scheduler.contract import Progress, RefusalReason, Refuse, ServingChanged

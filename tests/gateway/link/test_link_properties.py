@@ -29,7 +29,7 @@ from gateway.link.fronts_left import LEFT_S
 from gateway.link.opening import LONGEST_S, ExpectedFronts, Opening
 from gateway.link.own_front_copy import OwnFrontCopy
 from gateway.link.remote_scheduler import RemoteScheduler
-from gateway.link.resume import AttemptKey, Resumed, attempt_keys
+from gateway.link.wire.resume import AttemptKey, Resumed, attempt_keys
 from scheduler.budgets.budget import Budget
 from scheduler.budgets.budget_window import Period
 from scheduler.contract import AttemptOutcome, Evict, Progress, Refuse, Request, Start, Usage

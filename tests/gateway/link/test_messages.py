@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.link.messages import (
+from gateway.link.wire.messages import (
     PAYLOADS,
     WIRE_VERSION,
     AdapterMissing,
@@ -28,7 +28,7 @@ from gateway.link.messages import (
     with_durations,
     with_times,
 )
-from gateway.link.resume import BranchState, EndedAttempt, FrontCopy, RequestState, Standing
+from gateway.link.wire.resume import BranchState, EndedAttempt, FrontCopy, RequestState, Standing
 from gateway.scheduling.budget_admission import Reservation
 from gateway.scheduling.resumption import RememberedKey
 from scheduler.contract import Evict, PlacementKind, Progress, RefusalReason, Refuse, Start

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.link import messages
-from gateway.link.messages import Kind, LinkMessage
+from gateway.link.wire import messages
+from gateway.link.wire.messages import Kind, LinkMessage
 
 ADDED_KINDS = (Kind.KEPT, Kind.FRONT_COPY, Kind.FORGET_FRONT)
 ADDED_FIELDS: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ def without(value: Any) -> Any:
 def speak_as_before() -> None:
     """Before any other module of the link is imported."""
     assert messages.WIRE_VERSION == 4, "leave out what the newest version has added instead"
-    assert "gateway.link.connection" not in sys.modules
+    assert "gateway.link.wire.connection" not in sys.modules
     encode, encode_value, decode = messages.encode, messages.encode_value, messages.decode
 
     def old_encode(messages: Sequence[LinkMessage]) -> bytes:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from msgspec import structs
 
-from gateway.link.messages import LinkError, with_durations
-from gateway.link.resume import BranchState, FrontCopy, RequestState, Standing
+from gateway.link.wire.messages import LinkError, with_durations
+from gateway.link.wire.resume import BranchState, FrontCopy, RequestState, Standing
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.link.resume import FrontCopy, RequestState
+from gateway.link.wire.resume import FrontCopy, RequestState
 from gateway.scheduling.budget_admission import Reservation
 from gateway.scheduling.resumption import RememberedKey
 from scheduler.contract import Evict, Progress, Refuse, Request
@@ -65,7 +65,7 @@ class Kind(enum.IntEnum):
     PLACEMENT_SILENT = 18
     ADAPTER_MISSING = 19
     RESUME = 20
-    """A request that the front has when it joins; `gateway/link/resume.py`."""
+    """A request that the front has when it joins; `gateway/link/wire/resume.py`."""
     LEAVING = 21
     """The front ends, and will not come back."""
     STARTED = 30
