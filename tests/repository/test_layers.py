@@ -102,12 +102,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.scheduling": (
         *("gateway.domain", "gateway.config", "gateway.accounting.*", "scheduler.*", CORE),
     ),
-    # The port between processes.
-    "gateway.link": ("gateway.link.wire", "gateway.scheduling", "scheduler.*"),
-    # Its messages and connections.
+    # The port between processes: its messages and connections first.
     "gateway.link.wire": (
         *("gateway.config", "gateway.config.resolve", "gateway.scheduling", "scheduler.*"),
     ),
+    "gateway.link": ("gateway.link.wire", "gateway.scheduling", "scheduler.*"),
     # One request from admission to settlement, whatever door it came through.
     "gateway.pipeline": (
         *("gateway.domain", "gateway.config", "gateway.auth", "gateway.upstream.*", "scheduler.*"),
