@@ -188,7 +188,7 @@ def test_no_lower_class_is_pressed_while_a_higher_one_loses_more_than_a_few() ->
         "urgent",
         "standard",
     ]
-    for i in range(400):
+    for i in range(800):
         line.arrived(request(f"kept{i}"))
     assert tried(line) == ["standard", "urgent"]
 
