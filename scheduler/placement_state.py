@@ -102,10 +102,8 @@ class Placement:
 
 
 def _identity(facts: Placement) -> tuple[object, ...]:
-    return (
-        *(facts.name, facts.model, facts.kind, facts.group_name, facts.dp_rank),
-        facts.incarnation,
-    )
+    place = facts.name, facts.model, facts.kind, facts.group_name, facts.dp_rank
+    return (*place, facts.incarnation)
 
 
 class Resident(msgspec.Struct, kw_only=True):
