@@ -36,7 +36,8 @@ def observe_reports(fleet: SelfHostedFleet, group: Group, now: float) -> None:
     report = joined(whole)
     underway = sum((_underway(state, report.at_s) for state in states), NONE_UNDERWAY)
     sequences = sum(state.sequences for state in states)
-    if group.observe(report, sequences=sequences, underway=underway, now=now):
+    pool = fleet.pooled[group.fit.prior].stalls
+    if group.observe(report, sequences=sequences, underway=underway, pool=pool, now=now):
         apply_fit(fleet, group)
     fleet.stretch[group.members] = group.stretch
 
