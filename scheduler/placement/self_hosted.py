@@ -184,9 +184,8 @@ class SelfHostedFleet:
     def add(self, index: int, resident: Resident, now: float) -> None:
         """Adds an attempt to a placement."""
         request = resident.request
-        learning.prompt_sent(self, index, now)
-        state, group = self.states[index], self.groups[index]
-        self.pooled[group.fit.prior].stalls.prompt_sent(resident.prefill_s)
+        learning.prompt_sent(self, index, resident.prefill_s, now)
+        state = self.states[index]
         if state.pending and now < self.phase_s.item(0, index):
             state.computing += 1  # the step that computes the others has not begun
         state.add(resident, now)
@@ -222,8 +221,6 @@ class SelfHostedFleet:
         else:
             group.own.tokens(news, now - resident.seen_s, request.choices)
         resident.seen_s = now
-        if first:
-            group.step_ended_s = now
         group.streams.progress(request_id, output_tokens / request.choices, now)
         if first or self.grouped:
             self.sync(index, now)
@@ -243,9 +240,7 @@ class SelfHostedFleet:
         older_s = CURVE_AGE_S / (len(group.streams) or 0.5)
         for member in group.members:
             self.curve_at_s[member] -= older_s
-        if request_id not in self.states[index].pending:
-            group.step_ended_s = now
-        learning.attempt_removed(self, index, request_id)
+        learning.attempt_removed(self, index, request_id, now)
         resident = self.states[index].remove(request_id, now)
         self.sync(index, now)
         return resident
