@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 
-FORGET_S = 10.0
-"""Time in which tokens are forgotten to 1/e: some lives of an answer."""
-POOL_S = 1000.0
+FORGET_S = 15.0
+"""Time in which tokens are forgotten to 1/e at the latest."""
+KEPT_S = 2000.0
+"""Decode seconds of sequences that are kept at most: the more there are, the newer they may be."""
+POOL_S = 2000.0
 """Decode seconds of the pool's sequences that count beside a group's own: a group has seen too few
 prompts to tell how many will come, and the next ones may go to any group."""
 CALM_S = 5.0
 """Decode seconds without prompts that count beside all that was seen."""
 PROMPT_WEIGHT = 1.0 / 256.0
 """Weight of a new prompt in the means over prompts."""
-DEVIATIONS = 0.2
+DEVIATIONS = 0.3
 """Standard deviations above the median at which an answer is told its stalls: the median alone has
 the least error at p50, and a larger one at p90 where stalls are long."""
 
@@ -36,7 +38,7 @@ class PrefillStalls:
     def observe(self, decode_s: float, gaps_s: float, now: float) -> None:
         """Adds times between tokens, `gaps_s` in all, of steps that take `decode_s` without
         prompts."""
-        kept = math.exp(min(0.0, self._at_s - now) / FORGET_S)
+        kept = math.exp(min(0.0, self._at_s - now) / FORGET_S - decode_s / KEPT_S)
         self._at_s = max(now, self._at_s)
         self._decode_s = kept * self._decode_s + decode_s
         self._gaps_s = kept * self._gaps_s + gaps_s

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from scheduler.contract import EngineReport, Objective
-from scheduler.placement.prefill_stalls import FORGET_S, PrefillStalls, typical_stretch
+from scheduler.placement.prefill_stalls import (
+    CALM_S,
+    FORGET_S,
+    KEPT_S,
+    PrefillStalls,
+    typical_stretch,
+)
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.placement_state import Resident
 from tests.scheduler.meters_made import report
@@ -24,7 +31,7 @@ def stalls(decode_s: float, gaps_s: float, now: float = 0.0) -> PrefillStalls:
 
 def test_the_stretch_is_a_mean_over_tokens_not_over_windows() -> None:
     one = stalls(1e6, 1e6)
-    one.observe(1e3, 1e5, 0.0)  # hardly a token came, and long stalls before each
+    one.observe(1.0, 1e5, 0.0)  # hardly a token came, and long stalls before each
     assert one.stretch(PrefillStalls()) == pytest.approx(1.1, rel=0.01)
 
 
@@ -36,10 +43,14 @@ def test_a_group_that_saw_little_expects_what_the_groups_like_it_saw() -> None:
     assert PrefillStalls().stretch(PrefillStalls()) == 1.0
 
 
-def test_tokens_are_forgotten() -> None:
-    one = stalls(1e3, 3e3)
-    one.observe(1e3, 1e3, FORGET_S)
-    assert one.stretch(one) == pytest.approx(1.0 + 2.0 / (1.0 + np.e), rel=0.01)
+def test_tokens_are_forgotten_with_time_and_by_newer_ones() -> None:
+    for passed_s, newer_s in ((FORGET_S, 1.0), (0.0, KEPT_S), (FORGET_S, KEPT_S)):
+        one = stalls(newer_s, 3.0 * newer_s)
+        one.observe(newer_s, newer_s, passed_s)
+        kept = math.exp(-passed_s / FORGET_S - newer_s / KEPT_S)
+        seen = (3.0 * kept + 1.0) / (kept + 1.0)
+        alike = (newer_s * (3.0 * kept + 1.0) + CALM_S) / (newer_s * (kept + 1.0) + CALM_S)
+        assert min(seen, alike) <= one.stretch(one) <= max(seen, alike)
 
 
 def test_the_size_of_a_stall_is_that_in_which_a_moment_of_stalls_lies() -> None:
