@@ -33,6 +33,7 @@ from gateway.doors.http.exchange import Services
 from gateway.doors.http.sse import SilentStreams
 from gateway.doors.openai.batches.execution import LineExecution
 from gateway.doors.openai.dialect import line_handlers
+from gateway.fleet.fleet import Fleet
 from gateway.pipeline.pipeline import Pipeline
 from scheduler.port import SchedulerPort
 from scheduler.prefix.item_order import order_items
@@ -46,15 +47,20 @@ class BatchLane:
     """The lane. `desk` answers from the start; jobs run while `running` is open."""
 
     def __init__(
-        self, accounting: Accounting, active: ActiveSettings, clock: Callable[[], float]
+        self,
+        accounting: Accounting,
+        active: ActiveSettings,
+        fleet: Fleet,
+        clock: Callable[[], float],
     ) -> None:
-        """`clock`: monotonic seconds."""
+        """`clock`: monotonic seconds. The lane learns from the experts that engines of the fleet
+        tell of finished requests."""
         self._accounting = accounting
         self._active = active
         self._clock = clock
         self.runner: BatchRunner | None = None
         self.experts = ItemExperts()
-        """Learns from the experts that engines tell of finished requests."""
+        fleet.on_signatures = self.experts.observe
         self.desk = BatchDesk(
             accounting.database, self._bounds, now_us=_now_us, on_change=self._notify
         )

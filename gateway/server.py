@@ -267,8 +267,7 @@ async def running_gateway(
             allocation=observing.allocation,
             sinks=sinks,
         )
-        lane = BatchLane(accounting, active, clock)
-        parts.fleet.on_signatures = lane.experts.observe
+        lane = BatchLane(accounting, active, parts.fleet, clock)
         try:
             await update_health()
             around = FrontSurroundings(

@@ -40,7 +40,7 @@ _ZERO = np.array(0.0)
 _FADES = np.array(1.0 - 1.0 / MEMORY_ANSWERS)
 _PRIOR_ANSWERS = np.array(PRIOR_ANSWERS)
 _LINE_POINTS = np.array(2.0 * GRID_POINTS)
-_LAST_POSITION = GRID_POINTS - 1.001
+_LAST_POSITION = np.array(GRID_POINTS - 1.001)
 
 
 class OutputLengths:
@@ -105,16 +105,15 @@ class OutputLengths:
         self._redraw.add(row)
 
     def survival(self, row: Floats, tokens: Floats) -> Floats:
-        """S(tokens) of the given rows; both arguments broadcast."""
-        while self._redraw:
-            drawn = self._redraw.pop()
-            _draw(self._lines[drawn], self.table[drawn])
-        if tokens.item(tokens.argmin()) < 1.0:
-            tokens = np.fmax(tokens, _ONE)
-        position: Floats = np.log2(tokens)
+        """S(tokens) of the given rows, shape (rows,) or (); both arguments broadcast."""
+        if self._redraw:
+            for drawn in self._redraw.intersection(map(int, row.tolist())):
+                _draw(self._lines[drawn], self.table[drawn])
+                self._redraw.discard(drawn)
+        position: Floats = np.fmax(tokens, _ONE)
+        np.log2(position, position)
         position *= _STEPS
-        if position.item(position.argmax()) > _LAST_POSITION:
-            np.fmin(position, _LAST_POSITION, position)
+        np.fmin(position, _LAST_POSITION, position)
         at = (position + row * _LINE_POINTS).astype(np.intp)
         flat = self._lines.ravel()
         position *= flat.take(at)

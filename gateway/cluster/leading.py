@@ -43,7 +43,7 @@ from gateway.link.connection import Connection
 from gateway.link.host import SchedulerHost
 from gateway.link.opening import ExpectedFronts, FrontListing, Opening
 from gateway.link.resume import Resumed
-from gateway.link.tls_transport import listen_tls
+from gateway.link.tls_transport import LinkServer, bound
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import SchedulerParts, assemble_front, assemble_with_ledger
@@ -132,6 +132,9 @@ async def leader_side(
     cluster, active, clock = around.cluster, around.active, around.clock
     watches = Watches()
     async with contextlib.AsyncExitStack() as stack:
+        # Fronts that find the new leader before it is ready wait at its port.
+        listener = await bound(cluster.listen)
+        stack.callback(listener.close)
         fence = Fence(cluster.name, term)
         accounting = await stack.enter_async_context(
             open_accounting(active.config, around.base_dir, fence=fence, adopt=True)
@@ -149,8 +152,7 @@ async def leader_side(
             sinks=around.sinks,
         )
         stack.push_async_callback(parts.close)
-        lane = BatchLane(accounting, active, clock)
-        parts.fleet.on_signatures = lane.experts.observe
+        lane = BatchLane(accounting, active, parts.fleet, clock)
         # Items of batches run in this process, through a pipeline of their own.
         batch_front = assemble_front(
             active.prepared,
@@ -205,7 +207,7 @@ async def leader_side(
             _may_act=may_act,
         )
         await stack.enter_async_context(_accounts_port(side, watches, around))
-        server = await listen_tls(cluster.listen, around.certificates, side.connection)
+        server = LinkServer(listener, around.certificates, side.connection)
         stack.callback(host.close)
         stack.callback(server.close)
         await stack.enter_async_context(

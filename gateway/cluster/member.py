@@ -271,7 +271,10 @@ async def _campaign(
         lease_s=cluster.lease_s,
         on_change=roles.notify_changed,
     )
-    row = LeaseRow(dsn, cluster.name, name, cluster.lease_s, leadership.notify_changed)
+    row = LeaseRow(
+        *(dsn, cluster.name, name, cluster.lease_s),
+        *(leadership.notify_changed, leadership.notify_too_short),
+    )
     row.fronts = roles
     try:
         await row.prepare()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from asyncio import FIRST_COMPLETED
 from collections.abc import Callable, Iterable
 
 import grpc
@@ -37,6 +38,8 @@ class Roles:
         self._metrics = metrics
         self._changed = asyncio.Event()
         self._leaving = False
+        self._connected: tuple[Leader, Connection] | None = None
+        """The leader that the front has connected to last."""
         self._channel: tuple[Leader, grpc.aio.Channel] | None = None
         self._old_channels: set[asyncio.Task[None]] = set()
         self.leadership: Leadership
@@ -49,6 +52,7 @@ class Roles:
         if side is not None and self.leadership.term != side.term:
             side.lane.begin_drain()
             side.host.close()  # its fronts look for the next leader at once
+        self._leave_earlier()
         self._notify()
 
     # The front.
@@ -60,46 +64,61 @@ class Roles:
         return leader
 
     async def connect(self, leader: Leader, make: Callable[[], Connection]) -> Connection:
-        """Connects the front to a leader. Raises OSError."""
+        """Connects the front to a leader. Raises OSError, also when another one leads."""
         if leader.term == self.leadership.term:
-            if self.side is None or self.side.term != leader.term:
-                raise OSError("this process leads, and its scheduler starts or ends")
-            connection = make()
-            await self.side.connect_own(connection)
-            return connection
+            connection = await self._connect_own(leader.term, make)
+        else:
+            connection = await self._connect_other(leader, make)
+        self._connected = leader, connection
+        self._leave_earlier()
+        return connection
+
+    async def _connect_own(self, term: int, make: Callable[[], Connection]) -> Connection:
+        while term == self.leadership.term:
+            if self.side is not None and self.side.term == term:
+                connection = make()
+                await self.side.connect_own(connection)
+                return connection
+            await self._changed.wait()  # its scheduler starts or ends
+        raise OSError("this process leads no more")
+
+    async def _connect_other(self, leader: Leader, make: Callable[[], Connection]) -> Connection:
+        certificates = self._around.certificates
+        connecting = asyncio.create_task(connect_tls(leader.address, certificates, make))
         try:
-            return await connect_tls(leader.address, self._around.certificates, make)
+            while not connecting.done():
+                changed = asyncio.create_task(self._changed.wait())
+                try:
+                    await asyncio.wait((connecting, changed), return_when=FIRST_COMPLETED)
+                finally:
+                    changed.cancel()
+                if not connecting.done() and (later := self._later(leader)) is not None:
+                    # A leader that is stopped would not answer.
+                    raise OSError(f"another process leads: {later.name}")
+            return connecting.result()
         except OSError:
             self.leadership.suspect(leader)
             raise
+        finally:
+            connecting.cancel()
+
+    def _leave_earlier(self) -> None:
+        """Ends a connection to a leader that another one has replaced."""
+        if self._connected is not None and (later := self._later(self._connected[0])) is not None:
+            self._connected[1].close(f"another process leads: {later.name}")
+
+    def _later(self, leader: Leader) -> Leader | None:
+        """Returns the leader if it is a later one."""
+        now = self.leadership.leader
+        return now if now is not None and now.term > leader.term else None
 
     async def follow(self, scheduler: RemoteScheduler) -> None:
-        """Leaves a leader that another one has replaced, until cancelled."""
-        joined: Leader | None = None
+        """Suspects each leader whose connection breaks, until cancelled."""
         while True:
-            leader = self.leadership.leader
-            if scheduler.away.is_set():
-                if joined is not None:
-                    self.leadership.suspect(joined)
-                joined = None
-            elif joined is None:
-                joined = leader
-            elif leader is not None and leader.term > joined.term:
-                joined = None
-                if scheduler.connection is not None:
-                    scheduler.connection.close(f"another process leads: {leader.name}")
-                continue
-            await self._next_change(scheduler)
-
-    async def _next_change(self, scheduler: RemoteScheduler) -> None:
-        """Waits for a change of the leader or of the connection."""
-        connection = scheduler.joined if scheduler.away.is_set() else scheduler.away
-        waits = [asyncio.create_task(event.wait()) for event in (self._changed, connection)]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waits:
-                each.cancel()
+            await scheduler.away.wait()
+            if self._connected is not None:
+                self.leadership.suspect(self._connected[0])
+            await scheduler.joined.wait()
 
     def accounts(self) -> grpc.aio.Channel | None:
         """Returns a channel to the leader's services; None: there is no leader."""

@@ -169,9 +169,10 @@ class ClusterConfig(_Part, frozen=True, kw_only=True):
     """Host at which the other gateways reach this one; absent: the address from which it reaches
     the database."""
     lease_s: Annotated[float, Meta(ge=1, le=60)] = 3.0
-    """How long the leader leads without a renewal of its lease, which it renews three times as
-    often: after a fault that closes no connection (a stopped process, a cut network), the next one
-    leads after that time. A database that answers more slowly ends the leader's term."""
+    """How long the leader leads without a renewal of its lease while the database is slow or
+    unknown; half of it, but not below 1.5 s, while it answers promptly. After a fault that closes
+    no connection (a stopped process, a cut network), the next one leads after that time. A database
+    that answers more slowly ends the leader's term."""
     tls: ClusterTlsConfig
     """TLS between the gateways."""
 

@@ -242,8 +242,7 @@ async def running_scheduler_side(
             sinks=sinks,
         )
         stack.push_async_callback(parts.close)
-        lane = BatchLane(accounting, active, clock)
-        parts.fleet.on_signatures = lane.experts.observe
+        lane = BatchLane(accounting, active, parts.fleet, clock)
         # Items of batches run in this process: one runner, whatever fronts come and go.
         batch_front = assemble_front(
             prepared,

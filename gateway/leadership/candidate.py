@@ -6,7 +6,9 @@ monotonic clock, from the moment *before* it asked, and takes a sixth of it off 
 knows that its lease is over before the database lets another process take it, whatever the clocks
 say and however late an answer comes. Only the rates of the clocks have to agree, within a sixth.
 
-A lease that is over is never renewed: the process gives up the term, and may take a new one.
+A lease that is over is never renewed: the process gives up the term, and may take a new one. A
+renewal never shortens a lease, so that one which is executed late is as good as any. How long a
+lease to ask for, `LeaseLength` knows.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ import enum
 import math
 from dataclasses import dataclass
 
-RENEWALS = 3
-"""Renewals in the time of a lease."""
+from gateway.leadership.lease_length import LeaseLength
+
 MARGIN = 1 / 6
 """Part of its time by which the leader itself considers the lease over earlier."""
 LOOK_S = 1.0
@@ -34,6 +36,8 @@ class Ask(enum.Enum):
     TAKE = "take"
     RENEW = "renew"
     RELEASE = "release"
+    WARN = "warn"
+    """Tell all candidates that a term was lost that the long lease would have kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +65,21 @@ class Candidate:
 
     def __init__(self, name: str, lease_s: float) -> None:
         """`name`: of this process, which no other has, also not after a restart. `lease_s`: how
-        long a lease lasts in the database after it was taken or renewed."""
+        long a lease lasts in the database after it was taken, or renewed where the database is slow
+        or unknown."""
         self._name = name
-        self._lease_s = lease_s
+        self._length = LeaseLength(lease_s)
         self._leader: Leader | None = None
         self.may_lead = True
         """Whether it takes the lease when that is free."""
         self._term = 0
         """The term that this process holds; 0: none."""
         self._until_s = 0.0
+        self._held_s: float | None = None
+        """When the last lease of this process was asked for that its term has lost."""
+        self._asked_s = 0.0
+        """When its present lease was asked for."""
+        self._warns = False
         self._over = 0
         """A term that this process has held, and has not given back; 0: none."""
         self._is_free = False
@@ -89,6 +99,10 @@ class Candidate:
         """Returns the leader as last seen, which may be this process; None: none is known."""
         return None if self._term and not self.term(now_s) else self._leader
 
+    def lease_s(self, now_s: float) -> float:
+        """Returns the length of the lease to ask for at a renewal."""
+        return self._length.length_s(now_s)
+
     def given_back(self) -> int:
         """Returns the term that `Ask.RELEASE` is about."""
         return self._over
@@ -105,7 +119,18 @@ class Candidate:
             return Ask.RELEASE, self._next_s
         if self._term:
             return Ask.RENEW, self._next_s
+        if self._warns:
+            return Ask.WARN, self._next_s
         return Ask.TAKE if self._would_take(now_s) else Ask.LOOK, self._next_s
+
+    def answered(self, asked_s: float, now_s: float) -> None:
+        """The database has answered a look or a renewal, asked at `asked_s`: the others may wait
+        for a writer that holds the row."""
+        self._lapse(now_s)
+        self._length.answered(asked_s, now_s)
+        if self._held_s is not None:
+            held_s, self._held_s = self._held_s, None
+            self._warns |= now_s < held_s + self._length.longest_s * (1 - MARGIN)
 
     def saw(self, row: Row, now_s: float) -> None:
         """The row was read."""
@@ -129,18 +154,19 @@ class Candidate:
         if taken is None:
             self._next_s = now_s
             return
-        self._term, self._leader = taken.term, taken
-        self._extend(asked_s)
+        self._term, self._leader, self._until_s = taken.term, taken, asked_s
+        self._length.began()
+        self._extend(self._length.longest_s, asked_s)
         self._lapse(now_s)
 
-    def renewed(self, held: bool, asked_s: float, now_s: float) -> None:
-        """The lease was renewed, or this process did not hold it any more. `asked_s`: the time
-        before the question."""
+    def renewed(self, held: bool, lease_s: float, asked_s: float, now_s: float) -> None:
+        """The lease was renewed, or this process did not hold it any more. `lease_s`: the length
+        that was asked for; `asked_s`: the time before the question."""
         self._lapse(now_s)
         if not self._term:
             return  # the answer came too late: the term is given back
         if held:
-            self._extend(asked_s)
+            self._extend(lease_s, asked_s)
         else:
             self._term, self._leader, self._next_s = 0, None, now_s
 
@@ -148,9 +174,19 @@ class Candidate:
         """The term was given back, or another process has taken one since."""
         self._over, self._next_s = 0, now_s
 
+    def warned(self, now_s: float) -> None:
+        """All candidates were told, by this process or by another one, that a term was lost that
+        the long lease would have kept."""
+        self._length.was_too_short(now_s)
+
+    def told(self, now_s: float) -> None:
+        """What `Ask.WARN` is about was told."""
+        self._warns, self._next_s = False, now_s
+
     def failed(self, now_s: float) -> None:
         """The database did not answer. What was asked may have happened nevertheless."""
         self._lapse(now_s)
+        self._length.failed()
         self._next_s = now_s + RETRY_S
         self._gone = 0
 
@@ -171,13 +207,15 @@ class Candidate:
     def _would_take(self, now_s: float) -> bool:
         return self.may_lead and (self._is_free or self._gone > 0) and now_s >= self._rest_until_s
 
-    def _extend(self, asked_s: float) -> None:
-        self._until_s = asked_s + self._lease_s * (1 - MARGIN)
-        self._next_s = asked_s + self._lease_s / RENEWALS
+    def _extend(self, lease_s: float, asked_s: float) -> None:
+        self._until_s = max(self._until_s, asked_s + lease_s * (1 - MARGIN))
+        self._asked_s = asked_s
+        self._next_s = asked_s + self._length.renewal_s(asked_s)
 
     def _lapse(self, now_s: float) -> None:
         """Gives up a lease that is over."""
         if self._term and now_s >= self._until_s:
+            self._held_s = self._asked_s
             self._give_up()
 
     def _give_up(self) -> None:

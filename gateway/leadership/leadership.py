@@ -38,11 +38,15 @@ class LeaderLease(Protocol):
     async def take(self, address: str, wire_version: int, gone: int) -> Leader | None:
         """Takes the lease in a new term; None: it is not free."""
 
-    async def renew(self, term: int) -> bool:
-        """Extends the lease of a term; False: it is over."""
+    async def renew(self, term: int, lease_s: float) -> bool:
+        """Extends the lease of a term to `lease_s` from now, unless it is longer already; False: it
+        is over."""
 
     async def release(self, term: int) -> None:
         """Ends the lease of a term."""
+
+    async def warn(self) -> None:
+        """Tells all candidates, see `Leadership.notify_too_short`."""
 
 
 class Leadership:
@@ -59,7 +63,8 @@ class Leadership:
         clock: Callable[[], float] = lease_clock,
     ) -> None:
         """`name`: of this process, which no other has. `address`: of its link, for the others.
-        `lease_s`: how long a lease lasts after it was taken or renewed.
+        `lease_s`: how long a lease lasts after it was taken, or renewed where the database is
+        slow or unknown.
         `on_change`: called when `leader` or `term` has changed. `clock`: monotonic seconds."""
         self._address = address
         self._wire_version = wire_version
@@ -71,7 +76,7 @@ class Leadership:
         self._failing = False
         self._given_back = asyncio.Event()
         self._probing: asyncio.Task[None] | None = None
-        self._renewed_s = 0.0
+        self._renewed_s = self._lease_s = 0.0
         self.takeovers = 0
         """Terms that this process has begun."""
         self.newest_term = 0
@@ -98,6 +103,11 @@ class Leadership:
         return self._candidate.term(self._clock())
 
     @property
+    def lease_s(self) -> float:
+        """Length of the lease that this process would ask for at a renewal."""
+        return self._candidate.lease_s(self._clock())
+
+    @property
     def lease_age_s(self) -> float | None:
         """Seconds since this process has taken or renewed its lease; None: it does not lead."""
         return self._clock() - self._renewed_s if self.term else None
@@ -106,6 +116,11 @@ class Leadership:
         """The row may have changed."""
         self._candidate.notified(self._clock())
         self._wake.set()
+
+    def notify_too_short(self) -> None:
+        """A term was lost, of any process of the cluster, that a lease of `lease_s` would have
+        kept."""
+        self._candidate.warned(self._clock())
 
     def suspect(self, leader: Leader) -> None:
         """The connection to this leader has broken. If its port is closed and its connection to the
@@ -164,21 +179,33 @@ class Leadership:
         try:
             match ask:
                 case Ask.LOOK:
-                    candidate.saw(await lease.look(), self._clock())
+                    row = await lease.look()
+                    candidate.answered(asked_s, self._clock())
+                    candidate.saw(row, self._clock())
                 case Ask.TAKE:
                     taken = await lease.take(self._address, self._wire_version, candidate.gone())
                     candidate.took(taken, asked_s, self._clock())
                     if taken is not None:
                         self._renewed_s = asked_s
                         self.takeovers += 1
+                        self._lease_s = candidate.lease_s(asked_s)
                 case Ask.RENEW:
-                    held = await lease.renew(candidate.term(asked_s))
-                    candidate.renewed(held, asked_s, self._clock())
+                    lease_s = candidate.lease_s(asked_s)
+                    if lease_s != self._lease_s:
+                        self._lease_s = lease_s
+                        log.info("the leader asks for leases of %g s from now on", lease_s)
+                    held = await lease.renew(candidate.term(asked_s), lease_s)
+                    candidate.answered(asked_s, self._clock())
+                    candidate.renewed(held, lease_s, asked_s, self._clock())
                     if held:
                         self._renewed_s = asked_s
                 case Ask.RELEASE:
                     await lease.release(candidate.given_back())
                     candidate.released(self._clock())
+                case Ask.WARN:
+                    await lease.warn()
+                    candidate.told(self._clock())
+                    log.warning("a stall of the database has ended a term; leases are longer now")
         except LedgerUnavailable as error:
             candidate.failed(self._clock())
             if not self._failing:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CONNECT_S = 2.0
 CHANNEL = "moegate_leader"
+WARNINGS = "moegate_leader_warnings"
+"""Channel of `LeaseRow.warn`."""
 TABLE_LOCK = 7_163_054_882
 """Number of the advisory lock under which the table is made."""
 NAMES_LOCK_S = 1.0
@@ -73,7 +75,8 @@ SELECT taken.term, taken.fronts, taken.front_names,
 FROM taken, old"""
 _HOLD = f"SELECT pg_advisory_lock({_LOCK.format(name='$2::text')})"
 _RENEW = """
-UPDATE leader SET expires_at = clock_timestamp() + $3 * INTERVAL '1 second',
+UPDATE leader SET
+  expires_at = GREATEST(expires_at, clock_timestamp() + $3 * INTERVAL '1 second'),
   fronts = COALESCE(cardinality($4::text[]), fronts),
   front_names = COALESCE($4::text[], front_names),
   front_names_term = CASE WHEN $4::text[] IS NULL THEN front_names_term ELSE term END
@@ -128,10 +131,17 @@ class LeaseRow:
     raises LedgerUnavailable; the statement may have been committed nevertheless."""
 
     def __init__(
-        self, dsn: str, cluster: str, name: str, lease_s: float, on_notify: Callable[[], None]
+        self,
+        dsn: str,
+        cluster: str,
+        name: str,
+        lease_s: float,
+        on_notify: Callable[[], None],
+        on_warning: Callable[[], None] = lambda: None,
     ) -> None:
-        """`name`: of this process, which no other has. `lease_s`: how long a lease lasts.
-        `on_notify`: called when the row has changed, and after each connection."""
+        """`name`: of this process, which no other has. `lease_s`: how long a lease lasts after it
+        was taken. `on_notify`: called when the row has changed, and after each connection;
+        `on_warning`: after `warn` of any process of the cluster, this one included."""
         self._dsn = dsn
         self._cluster = cluster
         self._name = name
@@ -139,6 +149,7 @@ class LeaseRow:
         # Shorter than a lease, so that another connection may still renew it.
         self._statement_s = lease_s / 2
         self._on_notify = on_notify
+        self._on_warning = on_warning
         self._connection: asyncpg.Connection | None = None
         self.before = LeaderBefore(0, complete=True)
         """Known since the last `take`."""
@@ -169,11 +180,12 @@ class LeaseRow:
         )
         return Leader(term=found[0][0], name=self._name, address=address, wire_version=wire_version)
 
-    async def renew(self, term: int) -> bool:
-        """Extends the lease of a term; False: it is over."""
+    async def renew(self, term: int, lease_s: float) -> bool:
+        """Extends the lease of a term to `lease_s` from now, unless it is longer already; False: it
+        is over."""
         names = self.fronts.names()
         written = None if names is None else sorted(names)
-        held = bool(await self._rows(_RENEW, self._cluster, term, self._lease_s, written))
+        held = bool(await self._rows(_RENEW, self._cluster, term, lease_s, written))
         if held:
             self.fronts.renewed(names)
         return held
@@ -181,6 +193,10 @@ class LeaseRow:
     async def release(self, term: int) -> None:
         """Ends the lease of a term, unless another term has begun."""
         await self._rows(_RELEASE, self._cluster, term)
+
+    async def warn(self) -> None:
+        """Tells all processes of the cluster, see `on_warning`."""
+        await self._rows("SELECT pg_notify($1, $2)", WARNINGS, self._cluster)
 
     async def members(self) -> int:
         """Returns the number of processes of the cluster that are connected, with this one."""
@@ -229,6 +245,7 @@ class LeaseRow:
                     self._dsn, timeout=CONNECT_S, server_settings=settings
                 )
                 await connection.add_listener(CHANNEL, self._notified)
+                await connection.add_listener(WARNINGS, self._notified)
                 await _make_row(connection, self._cluster)
                 await connection.execute(_HOLD, self._cluster, self._name)
         except database_failures() as error:
@@ -239,9 +256,9 @@ class LeaseRow:
         self._on_notify()
         return connection
 
-    def _notified(self, _: object, __: int, ___: str, cluster: str) -> None:
+    def _notified(self, _: object, __: int, channel: str, cluster: str) -> None:
         if cluster == self._cluster:
-            self._on_notify()
+            (self._on_warning if channel == WARNINGS else self._on_notify)()
 
     def _drop(self) -> None:
         if self._connection is not None:

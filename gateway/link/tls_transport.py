@@ -36,7 +36,7 @@ REPORT_S = 10.0
 
 
 class LinkServer:
-    """Accepts connections until it is closed. Made by `listen_tls`."""
+    """Accepts connections until it is closed. `listener`: made by `bound`; closed with it."""
 
     def __init__(
         self,
@@ -144,10 +144,9 @@ class _Admission(asyncio.Protocol):
         self._server.admit(cast(asyncio.Transport, transport), self._host)
 
 
-async def listen_tls(
-    listen: str, certificates: LinkCertificates, make: Callable[[], Connection]
-) -> LinkServer:
-    """Accepts connections at host:port. Raises OSError."""
+async def bound(listen: str) -> socket.socket:
+    """Returns a socket that listens at host:port. Peers that connect before a `LinkServer` accepts
+    wait in its backlog. Raises OSError."""
     host, _, port = listen.rpartition(":")
     found = await asyncio.get_running_loop().getaddrinfo(
         host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -163,7 +162,14 @@ async def listen_tls(
         listener.close()
         text = f"cluster.listen: cannot listen on {listen}: {error.strerror or error}"
         raise OSError(text) from None
-    return LinkServer(listener, certificates, make)
+    return listener
+
+
+async def listen_tls(
+    listen: str, certificates: LinkCertificates, make: Callable[[], Connection]
+) -> LinkServer:
+    """Accepts connections at host:port. Raises OSError."""
+    return LinkServer(await bound(listen), certificates, make)
 
 
 async def connect_tls(

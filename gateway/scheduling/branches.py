@@ -6,7 +6,7 @@ attempt recorder meters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from msgspec import structs
@@ -29,7 +29,6 @@ from scheduler.decision_record import decision_record
 from scheduler.metering.rate_snapshot import NO_RATES, RateSnapshot
 from scheduler.metering.settlement import SettledAttempt
 from scheduler.model.resumed import RunningAttempt
-from scheduler.placement_state import Placement
 from scheduler.port import (
     AttemptEnd,
     BranchKind,
@@ -78,13 +77,11 @@ class OpenBranch:
 
 
 class Branches:
-    """Maps port messages to core events and core actions to answers. `placements`: facts of the
-    configured placements by name."""
+    """Maps port messages to core events and core actions to answers."""
 
     def __init__(
         self, core: Scheduler, recorder: AttemptRecorder, clock: Callable[[], float]
     ) -> None:
-        self.placements: Mapping[str, Placement] = {}
         self._core = core
         self._recorder = recorder
         self._clock = clock
@@ -178,10 +175,12 @@ class Branches:
         branch = self._by_id.get(progress.request_id)
         if branch is None or branch.attempt is None or branch.number != progress.attempt:
             return
-        branch.attempt.record_progress(progress.output_tokens, self._clock())
+        now = self._clock()
+        branch.attempt.record_progress(progress.output_tokens, now)
         if progress.attempt != branch.core_attempt:
             progress = structs.replace(progress, attempt=branch.core_attempt)
-        self.handle(progress)
+        if actions := self._core.handle(progress, now):
+            self.perform(actions)
 
     def end_attempt(self, end: AttemptEnd) -> None:
         """Settles an attempt and reports its end to the core. A second end is ignored."""
@@ -263,13 +262,8 @@ class Branches:
         claimed.attempts += 1
         branch.decided = True
         branch.core_attempt, branch.number = start.attempt, claimed.attempts
-        facts = self.placements.get(start.placement)
-        start = structs.replace(
-            start,
-            attempt=claimed.attempts,
-            pool="" if facts is None else facts.pool,
-            replica="" if facts is None else facts.replica,
-        )
+        if start.attempt != claimed.attempts:
+            start = structs.replace(start, attempt=claimed.attempts)
         if submission.kind is BranchKind.HEDGE:
             start = structs.replace(start, reason=f"hedge: {start.reason}")
         branch.attempt = self._recorder.begin(

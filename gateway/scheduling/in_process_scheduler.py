@@ -375,7 +375,6 @@ class InProcessScheduler:
         settings, metering = self._settings, self._metering
         self.claims.configure(settings.config)
         self._facts = {placement.name: placement for placement in placements}
-        self._branches.placements = self._facts
         set_up_meter(
             placements,
             settings,

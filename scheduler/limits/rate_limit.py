@@ -155,12 +155,10 @@ class RateLimiter:
             return refusal
         account = self._account(key_id)
         account.limits = limits
-        for limit, bucket, amount in (
-            (limits.requests_per_minute, account.requests, requests),
-            (limits.tokens_per_minute, account.tokens, tokens),
-        ):
-            if limit is not None:
-                bucket.take(amount, limit, now)
+        if (limit := limits.requests_per_minute) is not None:
+            account.requests.take(requests, limit, now)
+        if (limit := limits.tokens_per_minute) is not None:
+            account.tokens.take(tokens, limit, now)
         account.running += 1
         self._changed.add(key_id)
         return None
@@ -180,6 +178,8 @@ class RateLimiter:
             raise ValueError(f"{tokens} tokens")
         if (no_slot := self._no_slot(key_id, limits)) is not None:
             return no_slot
+        if limits.requests_per_minute is None and limits.tokens_per_minute is None:
+            return None
         account = self._accounts.get(key_id) or _Account()
         rates = (
             ("requests_per_minute", limits.requests_per_minute, account.requests, requests),

@@ -28,7 +28,7 @@ from scheduler.metering.hours import HourCuts
 from scheduler.metering.prompts import SPENT_S, Prompts
 from scheduler.metering.runs import Counters, NodeShare, Run, Share
 from scheduler.metering.totals import SCALE_BITS, UNIT, RateSegment, Totals
-from scheduler.metering.weights import NOTHING, Others, StepTimes, cached_amount, weigh
+from scheduler.metering.weights import NOTHING, StepTimes, cached_amount, weigh
 from scheduler.step_time.step_model import StepModel
 
 KV_STEP_TOKENS = 16
@@ -275,7 +275,7 @@ class GroupMeter:
     def _changed(self) -> None:
         """Notes that the set of runs has changed, so that weights are computed again."""
         self._stale = True
-        own = Own(sequences=self.running, decoding=self._sequences, kv_tokens=self._kv_tokens)
+        own = Own(self.running, self._sequences, self._kv_tokens)
         self._history.append((self._at_ns, own))
 
     def advance(self, now_ns: int, *, observed: bool = True) -> None:
@@ -366,7 +366,6 @@ class GroupMeter:
 
     def _weigh(self, head: Run | None) -> None:
         """Computes the weights of the instant."""
-        others, others_kv_tokens = self.external.running(self._sequences)
         prompts_s = None
         if head is not None and self._times is not None:
             prompts_s = self._prompts.seconds(self._times.chunk_s)
@@ -377,11 +376,7 @@ class GroupMeter:
             owed=head is not None and head.decodes,
             sequences=self._sequences,
             kv_tokens=self._kv_tokens,
-            others=Others(
-                sequences=others,
-                kv_tokens=others_kv_tokens,
-                prefill_share=self.external.prefill_share,
-            ),
+            others=self.external.running(self._sequences),
             by_tokens=self.external.pooled,
         )
         self._stale = False

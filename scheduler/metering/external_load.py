@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from scheduler.contract import EngineReport
+from scheduler.metering.weights import NO_OTHERS, Others
 from scheduler.step_time.step_model import StepModel
 from scheduler.step_time.step_windows import total
 
@@ -55,6 +56,8 @@ class ExternalLoad:
     """Sequences in the engine's queue, by the last reports."""
     own_waiting: int = 0
     """Own sequences in the engine's queue, by what is known now."""
+    max_running: int | None = None
+    """Most sequences that the group runs at once, as its engines told it; None: unknown."""
     pooled: bool = False
     """Nothing is generated here. A request has many inputs, whose prompts the engine counts before
     the answer shows them, so external prompts count only beside external sequences."""
@@ -78,26 +81,24 @@ class ExternalLoad:
         """Records that own sequences ended, so that as many can leave the engine's queue."""
         self.own_waiting = max(0, self.own_waiting - sequences)
 
-    @property
-    def max_running(self) -> int | None:
-        """Most sequences that the group runs at once, as its engines told it; None: unknown."""
-        return total([report.max_running for report in self._reports.values()])
-
-    def running(self, own_decoding: int) -> tuple[int, int]:
-        """External sequences that run now, and their KV tokens.
+    def running(self, own_decoding: int) -> Others:
+        """External load that runs now.
 
         A full engine fills a free slot from its queue at once, so every slot that own sequences do
         not use counts as external.
         """
+        if not self.sequences and not self.prefill_share:
+            return NO_OTHERS
         if not self.full_at or not self.sequences:
-            return self.sequences, self.kv_tokens
+            return Others(self.sequences, self.kv_tokens, self.prefill_share)
         now = max(0, self.full_at - own_decoding)
-        return now, self.kv_tokens * now // self.sequences
+        return Others(now, self.kv_tokens * now // self.sequences, self.prefill_share)
 
     def expire(self, now_ns: int) -> bool:
         """Drops outdated figures; returns whether anything changed."""
-        if now_ns - self._seen_ns <= STALE_NS or not (
-            self.sequences or self.waiting or self.own_waiting or self.prefill_share
+        if (
+            not (self.sequences or self.waiting or self.own_waiting or self.prefill_share)
+            or now_ns - self._seen_ns <= STALE_NS
         ):
             return False
         self._forget()
@@ -124,6 +125,7 @@ class ExternalLoad:
         old_s = report.at_s - STALE_NS * 1e-9  # of ranks that a reload has taken away
         self._reports = {n: each for n, each in self._reports.items() if each.at_s >= old_s}
         self._reports[report.placement] = report
+        self.max_running = total([each.max_running for each in self._reports.values()])
         running = total([each.running for each in self._reports.values()])
         waiting = total([each.waiting for each in self._reports.values()])
         if running is None or waiting is None:

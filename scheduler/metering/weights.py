@@ -45,6 +45,9 @@ class Others(NamedTuple):
     prefill_share: float
 
 
+NO_OTHERS = Others(0, 0, 0.0)
+
+
 class StepTimes:
     """Times of a step model. Values that depend on the batch size alone are cached."""
 
@@ -122,12 +125,11 @@ def weigh(
     kv = int(decode_part * left * kv_part * SCALE)
     if by_tokens and all_kv:
         sequence, kv = 0, int(decode_part * left * SCALE) // all_kv
-    free = SCALE - prompt
-    over = sequence * batch + kv * all_kv - free
-    if over > 0:  # by the last bits of floats
-        sequence -= -(-over // max(1, batch))
+    free, shared = SCALE - prompt, sequence * batch + kv * all_kv
+    if shared > free:  # by the last bits of floats
+        sequence -= -((free - shared) // max(1, batch))
+        shared = sequence * batch + kv * all_kv
     own = sequence * sequences + kv * kv_tokens
-    theirs = sequence * others.sequences + kv * others.kv_tokens
-    external = min(theirs + int(others.prefill_share * SCALE), free - own)
-    even = (sequence * batch + kv * all_kv) // max(1, batch)
+    external = min(shared - own + int(others.prefill_share * SCALE), free - own)
+    even = shared // batch if batch else 0
     return Weights(prompt, sequence, kv, own, external, speed * left, even)

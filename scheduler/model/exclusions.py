@@ -32,7 +32,7 @@ def exclusions(
     None: no placement is excluded. `suspect`: indices of placements whose circuit breakers may not
     all be closed."""
     request = tracked.request
-    all_serve = np.count_nonzero(fleet.serving) == len(fleet)
+    all_serve = fleet.serving_count == len(fleet)
     exact, is_adapter = request.prompt_tokens_exact, request.model != fleet.model
     if all_serve and not (
         exact or request.unsupported_by or suspect or tracked.failed or is_adapter

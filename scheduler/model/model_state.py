@@ -253,7 +253,7 @@ class ModelState:
         placements,). Exact from cache events if the prompt is given as token ids; otherwise
         estimated from earlier starts."""
         fleet = self.fleet
-        if not (request.prefix_blocks or request.token_blocks):
+        if not (request.token_blocks or self.prefixes.is_held(request.prefix_blocks)):
             return fleet.no_hits
         expected = self.hit_tokens(request)[: len(fleet)] * fleet.cache_trust
         if request.token_blocks:
@@ -379,4 +379,4 @@ class ModelState:
             self.prefixes.add(index, request.prefix_blocks, blocks)
 
     def _rate_per_s(self) -> float:
-        return self.rate.per_s(int(np.count_nonzero(self.fleet.serving)))
+        return self.rate.per_s(self.fleet.serving_count)

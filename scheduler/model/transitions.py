@@ -77,6 +77,8 @@ def start_self_hosted(
         predicted_ttft_s=quote.ttft_s.item(index),
         predicted_tpot_s=quote.tpot_s.item(index),
         dp_rank=state.facts.dp_rank,
+        pool=state.facts.pool,
+        replica=state.facts.replica,
         compare=must_compare(model_state, tracked, state, now),
     )
 

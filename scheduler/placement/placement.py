@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scheduler.placement.objectives import Indices
+from scheduler.output_length import Floats
 from scheduler.placement.quotes import Block, PlacementQuery, Quote
 from scheduler.placement.quoting import quote_with_limits, recheck_interference
 from scheduler.placement.self_hosted import CURVE_AGE_S, SelfHostedFleet
@@ -72,16 +72,20 @@ def _best(fleet: SelfHostedFleet, quote: Quote, rotation: int) -> int | None:
     if least == np.inf:
         return None
     near = score <= np.array(least * objective.tie_ratio)
-    if np.count_nonzero(near) == 1:
-        return best
-    ties = objective.prefer(fleet, score, near.nonzero()[0])
-    if fleet.grouped:
-        ties = _least_loaded(fleet, quote, ties)
-    return int(ties[rotation % len(ties)]) if objective.rotates else int(ties[0])
+    if np.count_nonzero(near) > 1:
+        ties = objective.prefer(fleet, score, near.nonzero()[0])
+        best = int(ties[rotation % len(ties)]) if objective.rotates else int(ties[0])
+    return _rank(fleet, quote, score, best, rotation) if fleet.grouped else best
 
 
-def _least_loaded(fleet: SelfHostedFleet, quote: Quote, ties: Indices) -> Indices:
-    """Ranks of one group cost the same: keeps those with the least prefill, then the least KV."""
-    load = quote.wait_s[ties] * 1e9 + fleet.kv_tokens[ties]
-    kept: Indices = ties[load <= load.min()]
-    return kept
+def _rank(fleet: SelfHostedFleet, quote: Quote, score: Floats, index: int, rotation: int) -> int:
+    """The rank of the placement's group to take: of those that give the first token as soon as it,
+    within half a step, the one with the fewest sequences, then the least KV. Ranks step together,
+    so they cost the same; a smaller difference is that of a step in which another prompt shares the
+    experts, and would send one prompt after the other to the same rank."""
+    members = np.array(fleet.groups[index].members)
+    latest_s = quote.ttft_s.item(index) + fleet.half_step_s.item(index)
+    alike = members[(score[members] < np.inf) & (quote.ttft_s[members] <= latest_s)]
+    load = fleet.sequences[alike] * 1e9 + fleet.kv_tokens[alike]
+    kept = alike[load <= load.min()]
+    return int(kept[rotation % len(kept)]) if fleet.objective.rotates else int(kept[0])

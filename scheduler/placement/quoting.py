@@ -108,7 +108,7 @@ def _predict_stalls(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: Floats) 
 def _predict_steps(fleet: SelfHostedFleet, buffers: QuoteBuffers, query: PlacementQuery) -> None:
     """Writes `next_step_s` and `step_added_s`, and sets the steps of the quote."""
     request, models, next_step_s = query.request, fleet.models, buffers.next_step_s
-    np.add(fleet.kv_tokens, np.array(float(request.prompt_tokens)) * request.choices, next_step_s)
+    np.add(fleet.kv_tokens, np.array(float(request.prompt_tokens * request.choices)), next_step_s)
     if fleet.grouped:
         # The fullest rank sets the pace of all.
         next_step_s *= fleet.ranks

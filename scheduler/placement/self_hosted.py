@@ -85,7 +85,7 @@ class SelfHostedFleet:
         self.transfer_s: Floats = np.array(transfers).reshape(-1, 2).T
         """Of a prompt's KV cache: constant, and by prompt token; shape (2, placements)."""
         self.take_prices()
-        self.serving = np.zeros(count, dtype=np.bool_)
+        self.serving, self.serving_count = np.zeros(count, dtype=np.bool_), 0
         self.sequences = np.zeros(count, dtype=np.int64)
         self.batch: Floats = np.zeros(count)
         self.warm = np.zeros(count, dtype=np.bool_)
@@ -226,9 +226,9 @@ class SelfHostedFleet:
             self.sync(index, now)
         else:
             self.kv_tokens[index] += news
-            # An answer that is longer than predicted takes room.
-            self.kv_free_tokens[index] -= state.kv_reserved_tokens - reserved
-            self.kv_room_tokens[index] = self.kv_free_tokens[index]
+            if state.kv_reserved_tokens != reserved:  # the answer is longer than predicted
+                self.kv_free_tokens[index] -= state.kv_reserved_tokens - reserved
+                self.kv_room_tokens[index] = self.kv_free_tokens[index]
             group.kv_paced_tokens += news
         return first
 
@@ -256,10 +256,8 @@ class SelfHostedFleet:
             state.record_preemptions(new_preemptions(before, report), now)
         if anew:
             state.adapters.restart()
-        follow = (
-            self._with_external.add if state.external_sequences else self._with_external.discard
-        )
-        follow(index)
+        followed = self._with_external
+        (followed.add if state.external_sequences else followed.discard)(index)
         learning.observe_reports(self, self.groups[index], now)
         self.sync(index, now)
         return anew
@@ -313,9 +311,11 @@ class SelfHostedFleet:
         state, group = self.states[index], self.groups[index]
         fresh = not state.stale(now)
         external_kv = state.external_kv_tokens if fresh else 0
+        self.serving_count += state.serving - self.serving.item(index)
         self.serving[index] = state.serving
         self.idle_since_s[index] = -np.inf if state.idle_since_s is None else state.idle_since_s
-        self.sequences[index] = state.sequences + (state.external_sequences if fresh else 0)
+        external = state.external_sequences if fresh else 0
+        self.sequences[index] = sequences = state.sequences + external
         self.kv_tokens[index] = state.kv_tokens + external_kv
         limit_tokens = kv_limit_tokens(state, self.policy.kv_reserve, now)
         self.kv_plans.limit_tokens[index] = limit_tokens
@@ -323,20 +323,17 @@ class SelfHostedFleet:
         if (context := state.context_tokens) is not None:
             self.context_tokens[index] = context
         self.cache_trust[index] = state.cache_trust
-        sequences = int(self.sequences[index])
         self.slot_room[index] = state.max_running - sequences if sequences else np.inf
         self.kv_room_tokens[index] = self.kv_free_tokens[index] if sequences else np.inf
         self.kv_variance[index] = state.kv_variance
         self.prefill_end_s[index] = state.prefill_end_s if state.pending else 0.0
         if len(group.members) == 1:
-            group.batch = sequences
-            group.kv_paced_tokens = state.kv_tokens + external_kv
-            self.batch[index] = group.batch
-            self.warm[index] = sequences > 0
-            self.step_s[index] = group.full_step_s(group.batch)
-            self.next_step_s[index] = group.step_s(group.batch + 1)
-            self.untouched_s[index] = group.untouched_s(group.batch + 1)
-            self.half_step_s[index] = self.step_s[index] / 2.0
+            group.batch, group.kv_paced_tokens = sequences, state.kv_tokens + external_kv
+            self.batch[index], self.warm[index] = sequences, sequences > 0
+            self.step_s[index] = step_s = group.full_step_s(sequences)
+            self.half_step_s[index] = step_s / 2.0
+            self.next_step_s[index] = group.step_s(sequences + 1)
+            self.untouched_s[index] = group.untouched_s(sequences + 1)
             self._set_phases(index)
             if self.grouped:
                 self.kv_paced_tokens[index] = group.kv_paced_tokens
@@ -364,9 +361,11 @@ class SelfHostedFleet:
             self.sync(index, now)
 
     def _set_phases(self, index: int) -> None:
-        chunk_s, step_s = self.chunk_s.item(index), self.next_step_s.item(index)
-        transfer = self.groups[index].model.transfer
-        phases = prefill_phases(self.states[index], chunk_s, step_s, transfer)
+        state = self.states[index]
+        if not state.pending and self.first_token_due_s.item(index) == np.inf:
+            return  # none was pending before
+        times_s = self.chunk_s.item(index), self.next_step_s.item(index)
+        phases = prefill_phases(state, *times_s, self.groups[index].model.transfer)
         self.phase_s[:, index] = phases[:4]
         self.first_token_due_s[index] = phases.first_token_due_s
         if phases.shares_step:

@@ -21,6 +21,9 @@ class Holders:
     def __len__(self) -> int:
         return len(self._holders)
 
+    def __contains__(self, block: int) -> bool:
+        return block in self._holders
+
     def add(self, block: int, bit: int) -> None:
         """Adds the block for the holder of `bit`, a power of two."""
         self._holders[block] = self._holders.get(block, 0) | bit

@@ -40,6 +40,10 @@ class PrefixIndex:
     def __len__(self) -> int:
         return len(self._holders)
 
+    def is_held(self, blocks: Sequence[int]) -> bool:
+        """Whether any placement, a remote too, holds the first block."""
+        return bool(blocks) and blocks[0] in self._holders
+
     def hit_blocks(self, blocks: Sequence[int]) -> Floats:
         """Leading blocks that each placement holds, shape (placements,)."""
         found = self._holders.leading(blocks, self._width)

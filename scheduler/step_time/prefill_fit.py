@@ -123,38 +123,42 @@ class PrefillFit:
     def _solve(self) -> None:
         """Least squares with a ridge to what is expected, and nothing below its least."""
         expected = (self._constant_s, self._common, self._common)
-        matrix = [list(row) for row in self._square]
+        rows = [list(row) for row in self._square]
         vector = list(self._moment)
-        for i in _TERMS:
-            matrix[i][i] += _RIDGE[i]
-            vector[i] += _RIDGE[i] * expected[i]
-        found, free = list(_LEAST), list(_TERMS)
-        while free:
-            known = [
-                vector[i] - sum(matrix[i][j] * _LEAST[j] for j in _TERMS if j not in free)
-                for i in free
-            ]
-            solution = solve([[matrix[i][j] for j in free] for i in free], known)
-            above = [i for i, one in zip(free, solution, strict=True) if one >= _LEAST[i]]
-            if len(above) == len(free):
-                for i, one in zip(free, solution, strict=True):
-                    found[i] = one
+        for i, ridge in enumerate(_RIDGE):
+            rows[i][i] += ridge
+            vector[i] += ridge * expected[i]
+        found = solve(rows, vector)
+        for _ in _TERMS:
+            below = [i for i in _TERMS if found[i] < _LEAST[i]]
+            if not below:
                 break
-            free = above
+            _hold_least(rows, vector, below)
+            found = solve(rows, vector)
         self.constant_s, self.tokens, self.context = found
 
 
-def solve(matrix: Sequence[Sequence[float]], vector: Sequence[float]) -> list[float]:
-    """The x of `matrix` x = `vector`, for a symmetric positive definite matrix."""
-    rows = [[*row, known] for row, known in zip(matrix, vector, strict=True)]
-    count = len(rows)
-    for i, pivot in enumerate(rows):
-        for row in rows[i + 1 :]:
-            factor = row[i] / pivot[i]
-            for j in range(i, count + 1):
-                row[j] -= factor * pivot[j]
-    found = [0.0] * count
-    for i in reversed(range(count)):
-        row = rows[i]
-        found[i] = (row[count] - sum(row[j] * found[j] for j in range(i + 1, count))) / row[i]
-    return found
+def _hold_least(rows: list[list[float]], vector: list[float], held: Sequence[int]) -> None:
+    """Makes the equations say that these unknowns have their least values."""
+    for i in _TERMS:
+        if i in held:
+            rows[i], vector[i] = [float(i == j) for j in _TERMS], _LEAST[i]
+            continue
+        vector[i] -= sum(rows[i][j] * _LEAST[j] for j in held)
+        for j in held:
+            rows[i][j] = 0.0
+
+
+def solve(rows: Sequence[Sequence[float]], vector: Sequence[float]) -> tuple[float, float, float]:
+    """The x of `rows` x = `vector`, three unknowns; `rows` is symmetric and positive definite."""
+    (a, b, c), (d, e, f), (g, h, i) = rows
+    x, y, z = vector
+    by = d / a
+    e, f, y = e - by * b, f - by * c, y - by * x
+    by = g / a
+    h, i, z = h - by * b, i - by * c, z - by * x
+    by = h / e
+    i, z = i - by * f, z - by * y
+    third = z / i
+    second = (y - f * third) / e
+    return (x - (b * second + c * third)) / a, second, third

@@ -150,7 +150,8 @@ class StepModels:
         np.dot(np.array((1.0, prompt_tokens, pairs)), self.prefill_terms_s, whole_s)
         experts_s = np.expm1(self.miss_logs * np.array(prompt_tokens / chunks))
         experts_s *= untouched_s
-        experts_s *= np.array(float(chunks))
+        if chunks > 1:
+            experts_s *= np.array(float(chunks))
         whole_s -= experts_s
         return whole_s
 

@@ -58,7 +58,7 @@ def _values(
     settled: SettledAttempt, budgeted_nano_usd: int, lease_id: str
 ) -> tuple[str | int | None, ...]:
     usage = settled.usage
-    parts = [(part.kind.value, part.tokens, part.nano_usd) for part in settled.parts]
+    parts = [(part.kind._value_, part.tokens, part.nano_usd) for part in settled.parts]
     return (
         row_state(settled)._value_,
         # The scheduler's ids begin with the key, so that two keys may choose the same one.
@@ -83,7 +83,7 @@ def _values(
         settled.metered_nano_usd,
         settled.charged_nano_usd,
         budgeted_nano_usd,
-        "" if settled.basis is None else settled.basis.value,
+        "" if settled.basis is None else settled.basis._value_,
         settled.price_row_id,
         _encoder.encode(parts).decode() if parts else "",
         settled.cheapest_remote_nano_usd,

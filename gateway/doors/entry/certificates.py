@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config.problems import ConfigError
@@ -15,6 +16,15 @@ log = logging.getLogger(__name__)
 
 RENEW_S = 30.0
 """Seconds between two checks of the TLS files for changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PemFiles:
+    """Contents of the TLS files. `client_ca`: None: clients show no certificate."""
+
+    key: bytes
+    cert: bytes
+    client_ca: bytes | None
 
 
 class Certificates:
@@ -31,8 +41,10 @@ class Certificates:
         server_files(tls).check(base_dir)
         context = _context(tls, base_dir)
         client_ca = None if tls.client_ca is None else (base_dir / tls.client_ca).read_bytes()
-        pair = ((base_dir / tls.key).read_bytes(), (base_dir / tls.cert).read_bytes())
-        self.context, self.client_ca, self.pair = context, client_ca, pair
+        self.pem = PemFiles(
+            (base_dir / tls.key).read_bytes(), (base_dir / tls.cert).read_bytes(), client_ca
+        )
+        self.context = context
         self._files, self._stamp = (tls, base_dir), stamp
 
     def renew(self) -> bool:

@@ -43,7 +43,7 @@ def vllm_body(
     `tokens_per_chunk`: vLLM is asked to put so many tokens into a chunk, after the first one.
     `extra`: fields that every body gets, unless the request sets them.
     """
-    options = replace(VLLM_OPTIONS, extra=extra)
+    options = replace(VLLM_OPTIONS, extra=extra) if extra else VLLM_OPTIONS
     body = yield from body_fields(generation, upstream_model, options)
     body["stream_options"]["continuous_usage_stats"] = True
     if generation.continues:

@@ -13,8 +13,11 @@ from gateway.leadership.candidate import (
     Leader,
     Row,
 )
+from gateway.leadership.lease_length import PROMPT_ANSWERS, SHORT_RENEWALS
 
 LEASE_S = 3.0
+SHORT_S = 1.5
+RENEWAL_S = SHORT_S / SHORT_RENEWALS
 FREE = Row(leader=Leader(term=4, name="old", address="old:1", wire_version=1), left_s=-1.0)
 
 
@@ -45,19 +48,19 @@ def test_the_lease_counts_from_before_the_question_and_ends_early() -> None:
     assert candidate.until_s == 10.0 + LEASE_S - 0.5
     assert candidate.term(candidate.until_s - 0.001) == 5
     assert candidate.term(candidate.until_s) == 0
-    assert candidate.next(10.2) == (Ask.RENEW, 11.0)
+    assert candidate.next(10.2) == (Ask.RENEW, 10.0 + RENEWAL_S)
 
 
 def test_a_renewal_extends_it_from_before_its_question() -> None:
     candidate = leading()
-    candidate.renewed(True, 11.0, 11.9)
+    candidate.renewed(True, LEASE_S, 11.0, 11.1)
     assert candidate.until_s == 11.0 + LEASE_S - 0.5
-    assert candidate.next(11.9) == (Ask.RENEW, 12.0)
+    assert candidate.next(11.1) == (Ask.RENEW, 11.0 + RENEWAL_S)
 
 
 def test_an_answer_that_comes_too_late_does_not_bring_it_back() -> None:
     candidate = leading()
-    candidate.renewed(True, 12.4, 12.6)  # the lease was over at 12.5
+    candidate.renewed(True, LEASE_S, 12.4, 12.6)  # the lease was over at 12.5
     assert candidate.term(12.6) == 0
     assert candidate.leader(12.6) is None
     assert candidate.next(12.6) == (Ask.RELEASE, -inf)
@@ -98,7 +101,7 @@ def test_another_one_was_faster() -> None:
 
 def test_a_refused_renewal_ends_the_term() -> None:
     candidate = leading()
-    candidate.renewed(False, 11.0, 11.1)
+    candidate.renewed(False, LEASE_S, 11.0, 11.1)
     assert candidate.term(11.1) == 0
     assert candidate.next(11.1) == (Ask.LOOK, 11.1)
 
@@ -160,3 +163,79 @@ def test_a_leader_that_is_notified_renews_at_once() -> None:
     candidate = leading()
     candidate.notified(10.3)
     assert candidate.next(10.3) == (Ask.RENEW, 10.3)
+
+
+def renew(candidate: Candidate, asked_s: float, took_s: float = 0.01) -> float:
+    """Renews as `Leadership` does. Returns the length that was asked for."""
+    lease_s = candidate.lease_s(asked_s)
+    candidate.answered(asked_s, asked_s + took_s)
+    candidate.renewed(True, lease_s, asked_s, asked_s + took_s)
+    return lease_s
+
+
+def prompt() -> tuple[Candidate, float]:
+    """A leader whose lease is short. Returns when it has renewed it last, too."""
+    candidate, now_s = leading(), 10.0
+    for _ in range(PROMPT_ANSWERS + 8):
+        _, now_s = candidate.next(now_s)
+        lease_s = renew(candidate, now_s)
+    assert lease_s == SHORT_S
+    assert candidate.until_s == now_s + SHORT_S - 0.25
+    return candidate, now_s
+
+
+def test_prompt_answers_make_the_lease_short_and_never_shorten_one_that_runs() -> None:
+    candidate, now_s, until_s = leading(), 10.0, 0.0
+    lengths = []
+    for _ in range(PROMPT_ANSWERS + 8):
+        _, now_s = candidate.next(now_s)
+        lengths.append(renew(candidate, now_s))
+        assert candidate.until_s >= until_s
+        until_s = candidate.until_s
+    assert lengths == [LEASE_S] * PROMPT_ANSWERS + [SHORT_S] * 8
+    assert until_s == now_s + SHORT_S - 0.25
+
+
+def test_a_slow_answer_brings_the_long_lease_back() -> None:
+    candidate, now_s = prompt()
+    renew(candidate, now_s + 0.25, took_s=0.2)
+    assert candidate.next(now_s + 0.5) == (Ask.RENEW, now_s + 0.25 + 1.0)
+    assert renew(candidate, now_s + 1.25) == LEASE_S
+    assert candidate.until_s == now_s + 1.25 + LEASE_S - 0.5
+
+
+def test_a_new_term_begins_with_a_long_lease() -> None:
+    candidate, now_s = prompt()
+    candidate.resign(now_s, rest_s=0.0)
+    candidate.released(now_s)
+    candidate.saw(FREE, now_s)
+    candidate.took(leader(6), now_s, now_s)
+    assert candidate.until_s == now_s + LEASE_S - 0.5, "not until then of the term before"
+    assert candidate.lease_s(now_s) == LEASE_S
+
+
+def test_a_term_that_the_long_lease_would_have_kept_is_warned_of() -> None:
+    candidate, now_s = prompt()
+    late_s = now_s + 1.6
+    candidate.answered(now_s + 0.25, late_s)
+    candidate.renewed(True, SHORT_S, now_s + 0.25, late_s)
+    assert candidate.next(late_s)[0] is Ask.RELEASE
+    candidate.released(late_s)
+    assert candidate.next(late_s) == (Ask.WARN, late_s)
+    candidate.told(late_s)
+    assert candidate.next(late_s) == (Ask.LOOK, late_s)
+
+
+def test_a_term_that_no_lease_would_have_kept_is_not_warned_of() -> None:
+    candidate, now_s = prompt()
+    late_s = now_s + LEASE_S - 0.5
+    assert candidate.next(late_s)[0] is Ask.RELEASE
+    candidate.released(late_s)
+    candidate.answered(late_s, late_s)
+    assert candidate.next(late_s)[0] is Ask.LOOK
+
+
+def test_who_is_warned_asks_for_long_leases() -> None:
+    candidate, now_s = prompt()
+    candidate.warned(now_s)
+    assert candidate.lease_s(now_s) == LEASE_S

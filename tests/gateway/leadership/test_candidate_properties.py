@@ -15,7 +15,8 @@ LEASE_S = 3.0
 RATES = st.floats(0.93, 1.07)
 OFFSETS = st.floats(-1e6, 1e6)
 INSTANTS = st.one_of(
-    st.sampled_from((0.1, 0.5, 0.9, 2.0, 2.45, 2.55, 2.95, 3.05)), st.floats(0.001, 4.0)
+    st.sampled_from((0.1, 0.25, 0.5, 0.9, 1.2, 1.3, 1.45, 1.55, 2.0, 2.45, 2.55, 2.95, 3.05)),
+    st.floats(0.001, 4.0),
 )
 NOBODY = Leader(term=0, name="", address="", wire_version=0)
 WHO = st.integers(0, 2)
@@ -54,11 +55,13 @@ class Database:
             case Ask.RENEW:
                 if self.leader.term != asked.term or self.expires_s <= now_s:
                     return False
-                self.expires_s = now_s + LEASE_S
+                self.expires_s = max(self.expires_s, now_s + asked.lease_s)
                 return True
             case Ask.RELEASE:
                 if self.leader.term == asked.term:
                     self.expires_s = float("-inf")
+                return None
+            case Ask.WARN:
                 return None
 
 
@@ -70,6 +73,7 @@ class Asked:
     name: str
     term: int
     asked_s: float
+    lease_s: float
     executed: bool = False
     answer: object = None
 
@@ -130,7 +134,8 @@ class ManyCandidates(RuleBasedStateMachine):
             Ask.RENEW: candidate.term(now_s),
             Ask.RELEASE: candidate.given_back(),
         }
-        process.asked = Asked(ask, process.name, terms.get(ask, 0), now_s)
+        lease_s = candidate.lease_s(now_s)
+        process.asked = Asked(ask, process.name, terms.get(ask, 0), now_s, lease_s)
 
     @rule(who=WHO)
     def is_executed(self, who: int) -> None:
@@ -149,17 +154,23 @@ class ManyCandidates(RuleBasedStateMachine):
         match asked.ask:
             case Ask.LOOK:
                 assert isinstance(answer, Row)
+                candidate.answered(asked.asked_s, now_s)
                 candidate.saw(answer, now_s)
             case Ask.TAKE:
                 assert answer is None or isinstance(answer, Leader)
                 candidate.took(answer, asked.asked_s, now_s)
             case Ask.RENEW:
                 assert isinstance(answer, bool)
-                candidate.renewed(answer, asked.asked_s, now_s)
+                candidate.answered(asked.asked_s, now_s)
+                candidate.renewed(answer, asked.lease_s, asked.asked_s, now_s)
             case Ask.RELEASE:
                 candidate.released(now_s)
+            case Ask.WARN:
+                candidate.told(now_s)
+                for each in self.processes:
+                    each.candidate.warned(each.now(self.true_s))
 
-    @rule(who=WHO, late_s=st.sampled_from((0.0, 0.0, 0.4, 2.4, 2.9)))
+    @rule(who=WHO, late_s=st.sampled_from((0.0, 0.0, 0.4, 1.2, 1.4, 2.4, 2.9)))
     def round_trip(self, who: int, late_s: float) -> None:
         self.asks(who)
         self.is_executed(who)
@@ -170,6 +181,17 @@ class ManyCandidates(RuleBasedStateMachine):
     def follows_and_leads(self, who: int) -> None:
         """Everything that is due is asked and answered at once."""
         for _ in range(4):
+            self.round_trip(who, 0.0)
+
+    @rule(who=WHO, times=st.integers(1, 14))
+    def renews_promptly(self, who: int, times: int) -> None:
+        """As long as the database answers at once, its lease becomes short."""
+        process = self.processes[who]
+        for _ in range(times):
+            ask, at_s = process.candidate.next(process.now(self.true_s))
+            if ask is not Ask.RENEW:
+                return
+            self.true_s = max(self.true_s, (at_s - process.offset_s) / process.rate + 1e-6)
             self.round_trip(who, 0.0)
 
     @rule(who=WHO)
@@ -236,6 +258,14 @@ class ManyCandidates(RuleBasedStateMachine):
         assert len([term for term in terms if term]) <= 1, terms
 
     @invariant()
+    def the_lease_of_who_leads_ends_by_its_clock_first(self) -> None:
+        for process in getattr(self, "processes", ()):
+            if process.candidate.term(process.now(self.true_s)):
+                until_s = (process.candidate.until_s - process.offset_s) / process.rate
+                expires_s = (self.database.expires_s - self.database.offset_s) / self.database.rate
+                assert until_s < expires_s + 1e-6
+
+    @invariant()
     def who_leads_has_the_row(self) -> None:
         for process in getattr(self, "processes", ()):
             term = process.candidate.term(process.now(self.true_s))
@@ -248,4 +278,4 @@ class ManyCandidates(RuleBasedStateMachine):
 
 
 TestManyCandidates = ManyCandidates.TestCase
-TestManyCandidates.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
+TestManyCandidates.settings = settings(max_examples=400, stateful_step_count=30, deadline=None)

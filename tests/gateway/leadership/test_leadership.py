@@ -29,6 +29,7 @@ class MemoryLease:
     hung: asyncio.Event = field(default_factory=asyncio.Event)
     broken: bool = False
     ended: set[int] = field(default_factory=set)
+    on_warning: list[Callable[[], None]] = field(default_factory=list)
 
     async def _begin(self) -> float:
         if self.broken:
@@ -52,17 +53,22 @@ class MemoryLease:
         self.expires_s = now_s + LEASE_S
         return self.leader
 
-    async def renew(self, term: int) -> bool:
+    async def renew(self, term: int, lease_s: float) -> bool:
         now_s = await self._begin()
         if term != self.leader.term or now_s >= self.expires_s:
             return False
-        self.expires_s = now_s + LEASE_S
+        self.expires_s = max(self.expires_s, now_s + lease_s)
         return True
 
     async def release(self, term: int) -> None:
         await self._begin()
         if term == self.leader.term:
             self.expires_s = float("-inf")
+
+    async def warn(self) -> None:
+        await self._begin()
+        for told in self.on_warning:
+            told()
 
 
 @contextlib.asynccontextmanager

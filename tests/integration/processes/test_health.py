@@ -94,15 +94,15 @@ async def test_renewed_certificates_come_into_force_and_bad_ones_are_told_once(
     write_pair(tmp_path, trustme.CA())
     certificates = Certificates(TlsConfig(cert="tls.crt", key="tls.key"), tmp_path)
     following = asyncio.create_task(follow(certificates, 0.01))
-    first = certificates.pair
+    first = certificates.pem
     try:
         (tmp_path / "tls.key").write_text("half written")
         await serving.until(lambda: "the old ones stay" in caplog.text)
         await asyncio.sleep(0.1)
         assert caplog.text.count("the old ones stay") == 1
-        assert certificates.pair is first
+        assert certificates.pem is first
         write_pair(tmp_path, trustme.CA())
         await serving.until(lambda: "the new ones are in force" in caplog.text)
-        assert certificates.pair is not first
+        assert certificates.pem is not first
     finally:
         following.cancel()

@@ -21,7 +21,7 @@ def runs_on(attempt: Attempt, steps: float, lengths: OutputLengths) -> float:
         return 1.0
     if tokens + steps >= most:
         return 0.0
-    later, now = lengths.survival(np.array(float(row)), np.array([tokens + steps, tokens]))
+    later, now = lengths.survival(np.array([float(row)]), np.array([tokens + steps, tokens]))
     return min(1.0, float(later) / max(float(now), 1e-300))
 
 

@@ -29,6 +29,8 @@ from tests.stack.ledger.postgres import Postgres
 
 BOUND_S = 120.0
 FAULTS = ("kill", "stop", "cut")
+FAULT_S = 4.0
+"""Shortest time of a stop and a cut: longer than any lease."""
 BUDGETED: dict[str, Any] = {"catalog": PRICES, "budgets": [BUDGET]}
 
 
@@ -172,6 +174,8 @@ async def faulty(made: Cluster, upstream: Counting, clients: Clients, fault: str
     ended = await asyncio.gather(*repeats)
     assert ended == [grpc.StatusCode.ALREADY_EXISTS] * 2, "their clients had output"
     assert await asyncio.gather(*streams) == [grpc.StatusCode.OK] * len(streams)
+    if fault != "kill":
+        await asyncio.sleep(max(0.0, began_s + FAULT_S - time.monotonic()))
     match fault:
         case "kill":
             await leader.start()
@@ -203,7 +207,7 @@ async def test_a_stopped_leader_is_replaced_and_writes_nothing_more(
 async def test_a_front_that_has_just_joined_does_not_stand_in_for_one_that_knows(
     tmp_path: Path, postgres: Postgres
 ) -> None:
-    """The lease's row, which is renewed each 20 s here, must name the fronts before."""
+    """The lease's row, which is renewed each 5 s here, must name the fronts before."""
     upstream = Counting(pause_s=0.004)
     dsn = await postgres.new_database("just_joined")
     async with counting(upstream), cluster(tmp_path, dsn, [upstream.url], 3, lease_s=60.0) as made:

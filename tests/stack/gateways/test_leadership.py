@@ -43,17 +43,21 @@ async def until(condition: Callable[[], object]) -> None:
 
 @contextlib.asynccontextmanager
 async def member(
-    dsn: str, name: str, cluster: str = "c", clock: Callable[[], float] = lease_clock
+    dsn: str,
+    name: str,
+    cluster: str = "c",
+    clock: Callable[[], float] = lease_clock,
+    lease_s: float = LEASE_S,
 ) -> AsyncIterator[Leadership]:
     found = Leadership(
         name=name,
         address="127.0.0.1:1",
         wire_version=1,
-        lease_s=LEASE_S,
+        lease_s=lease_s,
         on_change=lambda: None,
         clock=clock,
     )
-    row = LeaseRow(dsn, cluster, name, LEASE_S, found.notify_changed)
+    row = LeaseRow(*(dsn, cluster, name, lease_s), *(found.notify_changed, found.notify_too_short))
     running = asyncio.create_task(found.run(row))
     try:
         yield found
@@ -80,12 +84,12 @@ async def test_the_row_is_taken_renewed_and_released(postgres: Postgres) -> None
     seen = await two.look()
     assert seen.leader == first
     assert LEASE_S - 1.0 < seen.left_s <= LEASE_S
-    assert await one.renew(1)
-    assert not await two.renew(2)
+    assert await one.renew(1, LEASE_S)
+    assert not await two.renew(2, LEASE_S)
     await two.release(2)  # of no effect
-    assert await one.renew(1)
+    assert await one.renew(1, LEASE_S)
     await one.release(1)
-    assert not await one.renew(1)
+    assert not await one.renew(1, LEASE_S)
     second = await two.take("h:2", 3, 0)
     assert second is not None
     assert second.term == 2
@@ -157,17 +161,17 @@ async def test_the_next_leader_knows_which_fronts_to_expect(postgres: Postgres) 
     for row in (one, two):
         row.fronts = Named(*ALL)
     assert await one.take("h:1", 3, 0)
-    assert await one.renew(1)
+    assert await one.renew(1, LEASE_S)
     await one.release(1)
     assert await two.take("h:2", 3, 0)
     assert two.before == before(*ALL), "its own front comes back, too"
-    assert await two.renew(2)
+    assert await two.renew(2, LEASE_S)
     await two.close()
     async with asyncio.timeout(WAIT_S):  # until the database has noticed
         while not await one.take("h:1", 3, 2):
             await asyncio.sleep(0.01)
     assert one.before == before("one", "three", complete=False, gone=True)
-    assert await one.renew(3)
+    assert await one.renew(3, LEASE_S)
     async with asyncio.timeout(WAIT_S):
         while not await two.take("h:2", 3, 0):
             await asyncio.sleep(0.05)
@@ -184,9 +188,9 @@ async def test_a_leader_that_failed_before_it_knew_its_fronts_is_not_expected_ei
     one.fronts = Named(*ALL)
     two.fronts = three.fronts = Named(known=False)
     assert await one.take("h:1", 3, 0)
-    assert await one.renew(1)
+    assert await one.renew(1, LEASE_S)
     assert await taken(two) == before("two", "three", complete=False)
-    assert await two.renew(2)
+    assert await two.renew(2, LEASE_S)
     await two.close()
     found = await taken(three, gone=2)
     assert found == before("three", complete=False), "the first one may still run requests"
@@ -200,13 +204,13 @@ async def test_a_front_is_named_once_the_renewal_was_written(postgres: Postgres)
     one, two = await asyncio.gather(lease_row(dsn), lease_row(dsn, "two"))
     listed = one.fronts = Named("one")
     assert await one.take("h:1", 3, 0)
-    assert await one.renew(1)
+    assert await one.renew(1, LEASE_S)
     listed.found = frozenset(("one", "two"))
     assert listed.written == [{"one"}]
-    assert await one.renew(1)
+    assert await one.renew(1, LEASE_S)
     assert listed.written[1:] == [{"one", "two"}]
     assert await taken(two) == before("two", complete=False)
-    assert not await one.renew(1)
+    assert not await one.renew(1, LEASE_S)
     assert len(listed.written) == 2
     await asyncio.gather(one.close(), two.close())
 
@@ -227,13 +231,13 @@ async def test_a_leader_of_the_version_before_counts_its_fronts(postgres: Postgr
     one = await lease_row(dsn)
     one.fronts = Named(*ALL)
     assert await taken(one) == LeaderBefore(2, complete=True)
-    assert await one.renew(2)
+    assert await one.renew(2, LEASE_S)
     await one.release(2)
     await old.execute(BEFORE_TAKE, "old")
     assert await old.fetchval("SELECT fronts FROM leader") == 3
     await old.execute(BEFORE_RENEW, 4)
     assert await taken(one) == LeaderBefore(3, complete=False)
-    assert await one.renew(4)
+    assert await one.renew(4, LEASE_S)
     await one.release(4)
     assert await taken(one) == before(*ALL)
     await asyncio.gather(one.close(), old.close())
@@ -247,11 +251,11 @@ async def test_a_leader_that_does_not_know_its_fronts_leaves_what_the_row_says(
     one, two = await asyncio.gather(lease_row(dsn), lease_row(dsn, "two"))
     one.fronts = Named(*ALL)
     assert await one.take("h:1", 3, 0)
-    assert await one.renew(1)
+    assert await one.renew(1, LEASE_S)
     await one.release(1)
     two.fronts = Named(known=False)
     assert await two.take("h:2", 3, 0)
-    assert await two.renew(2)
+    assert await two.renew(2, LEASE_S)
     await two.release(2)
     assert await one.take("h:1", 3, 0)
     assert one.before == before(*ALL)
@@ -325,6 +329,40 @@ async def test_a_slow_database_ends_the_term_before_another_begins(postgres: Pos
         assert max(one.term, two.term) >= 2
 
 
+async def left_s(dsn: str) -> float:
+    row = await lease_row(dsn, "looks")
+    found = (await row.look()).left_s
+    await row.close()
+    return found
+
+
+async def test_a_stall_that_ends_a_short_lease_makes_the_next_ones_long(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("stalls")
+    async with (
+        member(dsn, "one", lease_s=2 * LEASE_S) as one,
+        member(dsn, "two", lease_s=2 * LEASE_S) as two,
+    ):
+        await until(lambda: one.term or two.term)
+        async with asyncio.timeout(4 * WAIT_S):  # a machine that is busy answers late
+            while not 0 < await left_s(dsn) <= LEASE_S:
+                await asyncio.sleep(0.1)
+        async with locked(dsn):
+            await until(lambda: not one.term and not two.term)
+        # Both are warned.
+        await until(lambda: one.lease_s == two.lease_s == 2 * LEASE_S)
+        await until(lambda: one.term or two.term)
+
+
+async def test_a_renewal_does_not_shorten_the_lease(postgres: Postgres) -> None:
+    dsn = await postgres.new_database("shorter")
+    one = await lease_row(dsn)
+    assert await one.take("h:1", 3, 0)
+    assert await one.renew(1, 60.0)
+    assert await one.renew(1, LEASE_S)
+    assert (await one.look()).left_s > 2 * LEASE_S
+    await one.close()
+
+
 async def test_a_database_that_goes_away_and_comes_back(postgres: Postgres) -> None:
     dsn = await postgres.new_database("away")
     async with member(dsn, "one") as one:
@@ -392,7 +430,7 @@ async def test_a_new_term_waits_for_a_commit_that_has_passed_the_fence(postgres:
     async def transaction(tx: Tx) -> None:
         await a_write(tx)  # type: ignore[misc]
         await Fence("c", 1).check(tx)
-        renewed.append(await row.renew(1))  # the leader's own renewals do not wait
+        renewed.append(await row.renew(1, LEASE_S))  # the leader's own renewals do not wait
         await row.release(1)
         taken.append(asyncio.ensure_future(row.take("h:2", 1, 0)))
         done, _ = await asyncio.wait(taken, timeout=0.3)

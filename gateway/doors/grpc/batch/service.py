@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
@@ -10,7 +11,7 @@ from typing import TypeVar
 from gateway.batch.files import Chunks, FileDraft, FileKind
 from gateway.batch.intake import ENDPOINTS, FRAME_HEAD, MAX_CUSTOM_ID_CHARS
 from gateway.batch.jobs import Form, Job, JobDraft, JobTerms
-from gateway.batch.port import BatchPort, Owner, PageQuery, ResultQuery
+from gateway.batch.port import BatchPort, BatchRefused, Owner, PageQuery, ResultQuery
 from gateway.batch.quotes import BatchQuote
 from gateway.config.batch import BatchConfig
 from gateway.config.gateway import KeyRole
@@ -82,7 +83,7 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
 
             async def quoted(file_id: str) -> BatchQuote:
                 quote = await self._batches.quote(owner, draft(file_id))
-                await self._drop(owner, file_id)
+                await self._batches.delete_file(owner, file_id)
                 return quote
 
             async with batch_errors():
@@ -117,12 +118,9 @@ class BatchService(batch_pb2_grpc.BatchServiceServicer):
             await batches.finish_file(owner, file_id, purpose, FILENAME, None)
             return await use(file_id)
         except BaseException:
-            await asyncio.shield(self._drop(owner, file_id))
+            with contextlib.suppress(BatchRefused):  # the caller is told what went wrong first
+                await asyncio.shield(self._batches.delete_file(owner, file_id))
             raise
-
-    async def _drop(self, owner: Owner, file_id: str) -> None:
-        async with batch_errors():
-            await self._batches.delete_file(owner, file_id)
 
     async def GetBatch(
         self, request: batch_pb2.GetBatchRequest, context: Context

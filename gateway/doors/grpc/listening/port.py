@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import grpc
 
 from gateway.config.gateway import GatewayConfig
-from gateway.doors.entry.certificates import Certificates
+from gateway.doors.entry.certificates import Certificates, PemFiles
 from gateway.doors.entry.open_files import connections_that_fit
 
 MAX_METADATA_BYTES = 65_536
@@ -15,6 +17,9 @@ MAX_PENDING_RPCS = 1_000_000
 MAX_PENDING_S = 3600
 """Bounds of the queue in grpc core, which cancels without a trace. They are out of reach:
 `CallsInProgress` refuses instead."""
+SETTLE_S = 0.25
+"""Seconds between a handshake that meets renewed TLS files and their use. One that has begun with
+the old ones needs microseconds of CPU until it holds a reference to them."""
 
 
 def server_options(
@@ -60,17 +65,32 @@ def _ms(seconds: float) -> int:
 
 
 def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
-    """Returns server credentials that follow the files in force. gRPC asks for them at every
-    handshake."""
+    """Returns server credentials that follow the files in force.
 
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration(
-            [certificates.pair], certificates.client_ca
-        )
+    grpc core asks for them at every handshake, under a lock that it leaves before it uses them: new
+    ones free the TLS context that handshakes of other threads may be about to use, which ends the
+    process. So it receives new ones only if a file has changed, and after `SETTLE_S` seconds in
+    which the lock keeps further handshakes out.
+    """
+    given = certificates.pem
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal given
+        if certificates.pem == given:
+            return None
+        time.sleep(SETTLE_S)  # in a thread of grpc core
+        given = certificates.pem
+        return _configuration(given)
 
     return grpc.dynamic_ssl_server_credentials(
-        configuration(), configuration, certificates.needs_client
+        _configuration(given),
+        renewed,  # type: ignore[arg-type]  # its types lack None: nothing has changed
+        certificates.needs_client,
     )
+
+
+def _configuration(pem: PemFiles) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.client_ca)
 
 
 def bind(

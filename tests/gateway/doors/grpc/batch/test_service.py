@@ -15,6 +15,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import structs
 
+from gateway.batch.port import BatchReason, BatchRefused
+from gateway.batch.store.desk import BatchDesk
 from gateway.telemetry.fleet import FleetMetrics
 from gateway.telemetry.sources import GatewayFigures
 from moegate.v1 import batch_pb2, batch_pb2_grpc
@@ -182,6 +184,17 @@ async def test_a_job_that_is_refused_leaves_nothing(
     for table in ("batch_file", "batch_chunk", "batch_job"):
         count = f"SELECT COUNT(*) FROM {table}"
         assert await accounting.database.read(lambda tx, c=count: tx.rows(c)) == [(0,)]  # type: ignore[misc]
+
+
+async def test_what_went_wrong_first_is_told_where_the_file_cannot_be_deleted(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any) -> None:
+        raise BatchRefused(BatchReason.UNAVAILABLE, "the database does not answer")
+
+    monkeypatch.setattr(BatchDesk, "delete_file", refuse)
+    with pytest.raises(grpc.aio.AioRpcError, match="'a' of message 2 stands on an earlier one"):
+        await rig.submit(items("a", "a"))
 
 
 async def test_more_requests_than_a_job_may_have(rig: Rig, tmp_path: Path) -> None:
