@@ -25,7 +25,7 @@ import msgspec
 import uvloop
 
 from benchmarks.serving.overhead import cpu_s
-from gateway.link.connection import GATHER_S, Connection, connect, listen
+from gateway.link.wire.connection import GATHER_S, Connection, connect, listen
 
 PAYLOAD = "x" * 300
 METHOD = "/seam/Exchange"

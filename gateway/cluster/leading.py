@@ -38,12 +38,14 @@ from gateway.fronts.bookings import LedgerBookings
 from gateway.fronts.replica_count_link import replica_count_handlers
 from gateway.fronts.scheduler_side import take_over_fleet
 from gateway.leadership.lease_row import LeaderBefore
-from gateway.link.certificates import LinkCertificates
-from gateway.link.connection import Connection
+from gateway.link.front_record import FrontRecord
 from gateway.link.host import SchedulerHost
 from gateway.link.opening import ExpectedFronts, FrontListing, Opening
-from gateway.link.resume import Resumed
-from gateway.link.tls_transport import LinkServer, bound
+from gateway.link.own_front_copy import OwnFrontCopy
+from gateway.link.wire.certificates import LinkCertificates
+from gateway.link.wire.connection import Connection
+from gateway.link.wire.resume import Resumed
+from gateway.link.wire.tls_transport import LinkServer, bound
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.assembly import SchedulerParts, assemble_front, assemble_with_ledger
@@ -65,12 +67,14 @@ class LeaderSurroundings:
         path: the configuration file; None: there is none.
         pace: how busy the process is.
         gateway: name of this process, and of its front.
+        record: what its front has.
         before: what is known of the leader before.
         sinks: callbacks that receive every settled attempt.
     """
 
     cluster: ClusterConfig
     gateway: str
+    record: FrontRecord
     active: ActiveConfiguration
     base_dir: Path
     path: Path | None
@@ -166,10 +170,12 @@ async def leader_side(
         before = around.before()
 
         async def opened(told: Resumed | None, complete: bool) -> None:
+            await host.left.take()
             host.settle_keys(complete=complete)
             if told is not None:
                 await take_over_fleet(parts.scheduler, told)
             await accounting.budgets.end_adoption(complete=complete and before.complete)
+            host.left.end()
 
         async def publish(table: AccessTable) -> None:
             active.use_access(table)
@@ -189,6 +195,8 @@ async def leader_side(
             opening=opening,
             listing=listing,
             forgets_unfinished=before.gone,
+            own_copy=OwnFrontCopy(around.record, around.gateway, term, clock),
+            gone_term=term - 1 if before.gone else 0,
         )
         ticking = asyncio.create_task(host.run(), name="moegate-host")
         stack.callback(ticking.cancel)

@@ -37,10 +37,10 @@ from gateway.fronts.messages import ACCESS
 from gateway.fronts.replica_count_link import RemoteReplicaCounts
 from gateway.leadership.leadership import Leadership
 from gateway.leadership.lease_row import LeaseRow
-from gateway.link.certificates import LinkCertificates
 from gateway.link.joining import FAILURES, Joining
-from gateway.link.messages import WIRE_VERSION
 from gateway.link.remote_scheduler import RemoteScheduler
+from gateway.link.wire.certificates import LinkCertificates
+from gateway.link.wire.messages import WIRE_VERSION
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
 from gateway.runtime.reload import prepared_reload
 from gateway.runtime.startup import prepare_start
@@ -183,9 +183,16 @@ async def running_member(
         health_address = await stack.enter_async_context(
             health_port(health, config, observing.rpc_refused)
         )
+        scheduler = RemoteScheduler(
+            clock=clock,
+            on_fleet=fleet_changed,
+            handlers={ACCESS: (AccessTable, use_access), **reload_handlers(name, reload_file)},
+            incarnation=name,
+        )
         around = LeaderSurroundings(
             cluster=cluster,
             gateway=name,
+            record=scheduler.record,
             active=active,
             base_dir=base_dir,
             path=path,
@@ -202,12 +209,6 @@ async def running_member(
         roles = Roles(around, metrics)
         stack.push_async_callback(roles.close)
         row = await _campaign(stack, name, config, base_dir, roles)
-        scheduler = RemoteScheduler(
-            clock=clock,
-            on_fleet=fleet_changed,
-            handlers={ACCESS: (AccessTable, use_access), **reload_handlers(name, reload_file)},
-            incarnation=name,
-        )
         number = secrets.randbelow(2**31 - 1) + 1
         joining = Joining(scheduler, number, roles.locate, roles.connect, clock)
         welcomed(await _first_join(joining))

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from gateway.config.problems import ConfigError, ReloadRefused
-from gateway.link.connection import CallFailed, Connection, Handler, LinkLost
 from gateway.link.host import SchedulerHost
-from gateway.link.messages import LinkError
+from gateway.link.wire.connection import CallFailed, Connection, Handler, LinkLost
+from gateway.link.wire.messages import LinkError
 
 RELOAD_S = 30.0
 """Longest wait for the answer of a gateway."""

@@ -17,9 +17,9 @@ from gateway.cluster.metrics import MemberMetrics
 from gateway.config.problems import ConfigError
 from gateway.leadership.candidate import Leader
 from gateway.leadership.leadership import Leadership
-from gateway.link.connection import Connection
 from gateway.link.remote_scheduler import RemoteScheduler
-from gateway.link.tls_transport import connect_tls
+from gateway.link.wire.connection import Connection
+from gateway.link.wire.tls_transport import connect_tls
 from gateway.telemetry.scheduler_gauges import Standing
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ class Roles:
         """The leader that the front has connected to last."""
         self._channel: tuple[Leader, grpc.aio.Channel] | None = None
         self._old_channels: set[asyncio.Task[None]] = set()
+        self._unkept_keys = 0
+        """In earlier terms of this process."""
         self.leadership: Leadership
         self.side: LeaderSide | None = None
         """The scheduler's side, in the terms of this process."""
@@ -145,6 +147,8 @@ class Roles:
             term=leadership.newest_term,
             lease_age_s=leadership.lease_age_s,
             takeovers=leadership.takeovers,
+            unkept_keys=self._unkept_keys
+            + (0 if self.side is None else self.side.host.witness.unkept),
         )
 
     def names(self) -> frozenset[str] | None:
@@ -193,6 +197,7 @@ class Roles:
                     await self._changed.wait()
             finally:
                 self.side = None
+                self._unkept_keys += side.host.witness.unkept
                 # It takes no other term before it has ended this one.
                 self.leadership.may_lead = False
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from gateway.auth.run_time import AccessTable
 from gateway.fronts.messages import ACCESS
-from gateway.link.connection import CallFailed, LinkLost
-from gateway.link.host import HostedFront, SchedulerHost
-from gateway.link.messages import LinkError
+from gateway.link.host import SchedulerHost
+from gateway.link.hosted_front import HostedFront
+from gateway.link.wire.connection import CallFailed, LinkLost
+from gateway.link.wire.messages import LinkError
 
 USE_S = 3.0
 """Longest time for a front to use other keys."""

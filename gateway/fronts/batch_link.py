@@ -22,8 +22,8 @@ from gateway.batch.port import (
     ResultQuery,
 )
 from gateway.batch.quotes import BatchQuote
-from gateway.link.connection import CallFailed, Connection, Handler, LinkLost
-from gateway.link.messages import LinkError
+from gateway.link.wire.connection import CallFailed, Connection, Handler, LinkLost
+from gateway.link.wire.messages import LinkError
 
 T = TypeVar("T")
 _ARGUMENTS: dict[str, Any] = {

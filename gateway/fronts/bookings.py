@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from gateway.accounting.accounting import Accounting
 from gateway.accounting.booked import Sought
 from gateway.accounting.ledger.database import LedgerUnavailable
-from gateway.link.resume import AttemptKey
+from gateway.link.wire.resume import AttemptKey
 from scheduler.metering.settlement import SettledAttempt
 
 log = logging.getLogger(__name__)

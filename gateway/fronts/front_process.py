@@ -46,9 +46,9 @@ from gateway.fronts.messages import (
     Measured,
 )
 from gateway.fronts.orphans import until_orphaned
-from gateway.link.connection import connect
 from gateway.link.joining import FAILURES, Joining
 from gateway.link.remote_scheduler import RemoteScheduler
+from gateway.link.wire.connection import connect
 from gateway.runtime.active_configuration import ActiveConfiguration
 from gateway.runtime.configuration import PreparedConfiguration, prepare
 from gateway.runtime.memory import return_large_blocks

@@ -13,9 +13,10 @@ from gateway.accounting.accounting import Accounting
 from gateway.batch.running.runner import TenantLoad
 from gateway.config.telemetry import TelemetryConfig
 from gateway.fronts.messages import MEASURE, Measured
-from gateway.link.connection import CallFailed, LinkLost
-from gateway.link.host import HostedFront, SchedulerHost
-from gateway.link.messages import LinkError
+from gateway.link.host import SchedulerHost
+from gateway.link.hosted_front import HostedFront
+from gateway.link.wire.connection import CallFailed, LinkLost
+from gateway.link.wire.messages import LinkError
 from gateway.telemetry.exposition import exposition
 from gateway.telemetry.fleet import FleetMetrics
 from gateway.telemetry.logs import dropped_lines

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from gateway.link.connection import CallFailed, Connection, Handler, LinkLost
-from gateway.link.messages import LinkError
+from gateway.link.wire.connection import CallFailed, Connection, Handler, LinkLost
+from gateway.link.wire.messages import LinkError
 from gateway.scheduling.replica_counts import NotMeasured, ReplicaCounts, UnknownPool
 from scheduler.overflow.replica_count import ReplicaLimits, WantedReplicas
 

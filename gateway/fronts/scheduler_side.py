@@ -40,11 +40,12 @@ from gateway.fronts.bookings import LedgerBookings
 from gateway.fronts.messages import APPLY, PREPARE, READY, FrontAddresses, FrontSetting
 from gateway.fronts.metrics import AllFronts, fronts_page
 from gateway.fronts.session_secret import with_session_secret
-from gateway.link.connection import CallFailed, Handler, LinkLost, listen
-from gateway.link.host import HostedFront, SchedulerHost
-from gateway.link.messages import LinkError
+from gateway.link.host import SchedulerHost
+from gateway.link.hosted_front import HostedFront
 from gateway.link.opening import ExpectedFronts, Opening
-from gateway.link.resume import Resumed
+from gateway.link.wire.connection import CallFailed, Handler, LinkLost, listen
+from gateway.link.wire.messages import LinkError
+from gateway.link.wire.resume import Resumed
 from gateway.pipeline.pipeline import Pipeline
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
 from gateway.runtime.assembly import SchedulerParts, assemble_front, assemble_with_ledger

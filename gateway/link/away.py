@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gateway.link.resume import Standing
 from gateway.link.sent import Ended, SentBranch
+from gateway.link.wire.resume import Standing
 from scheduler.contract import RefusalReason, Refuse, Request
 from scheduler.metering.rate_snapshot import RateSnapshot
 from scheduler.metering.settlement import settle

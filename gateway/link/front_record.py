@@ -15,9 +15,10 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from gateway.link.messages import KeyUses, Kind
-from gateway.link.resume import AGAIN, RequestState, Resumed, Standing
-from gateway.link.sent import Ended, Report, SentBranch, SentRequest, request_state
+from gateway.link.sent import Changes, Ended, Report, SentBranch, SentRequest, request_state
+from gateway.link.wire.messages import KeyUses, Kind
+from gateway.link.wire.resume import AGAIN, RequestState, Resumed, Standing
+from gateway.scheduling.budget_admission import Reservation
 from gateway.scheduling.claims import client_id
 from gateway.scheduling.resumption import RememberedKey
 from scheduler.contract import AttemptOutcome, Evict, Refuse
@@ -63,6 +64,8 @@ class FrontRecord:
         self.last_report = 0
         """Number of the newest report."""
         self.slots: Counter[str] = Counter()
+        self.changes: Changes | None = None
+        """Gathers what changes, for whoever has set it; None: nobody."""
         self._levels: dict[str, tuple[RateLevel, float]] = {}
         """Rates of keys, of which there are as many as are configured, and when they were told."""
         self._by_id: dict[str, SentBranch] = {}
@@ -105,6 +108,7 @@ class FrontRecord:
     def record_answer(self, branch: SentBranch, answer: Answer, now: float) -> bool:
         """Records an answer. Returns whether it is news to the pipeline."""
         request = branch.request
+        self._changed(request)
         waits = branch.standing is Standing.WAITING and request.ended is None
         match answer:
             case Settled(attempt=settled):
@@ -134,6 +138,13 @@ class FrontRecord:
                 branch.count_asked = True
         return True
 
+    def record_reservation(self, number: int, reservation: Reservation) -> None:
+        """Records what the request of this branch holds of its budgets."""
+        branch = self.by_number.get(number)
+        if branch is not None:
+            branch.request.reservation = reservation
+            self._changed(branch.request)
+
     def _settled(self, branch: SentBranch, attempt: int, charged: int | None) -> bool:
         for ended in branch.ended:
             if ended.start.attempt == attempt and not ended.booked:
@@ -149,6 +160,8 @@ class FrontRecord:
         if branch is None or not branch.runs(attempt):
             return False
         branch.output_tokens = max(branch.output_tokens, output_tokens)
+        if self.changes is not None:
+            self.changes.progress.add(branch)
         branch.request.may_have_output |= not branch.submission.request.whole_answer
         return True
 
@@ -202,8 +215,8 @@ class FrontRecord:
         while self.reports and self.reports[0].number <= number:
             self._drop(self.reports.popleft())
 
-    def states(self, now: float) -> Iterator[RequestState]:
-        """Yields all requests, as they are told on joining; those that have ended come first,
+    def known(self) -> Iterator[SentRequest]:
+        """Yields the requests that a scheduler needs to know of; those that have ended come first,
         because a request that runs may have the same id."""
         ended = [
             report.request
@@ -213,7 +226,16 @@ class FrontRecord:
         over = dict.fromkeys(request for request in ended if request.ended is not None)
         for request in (*over, *list(self.requests.values())):
             if request.branches:
-                yield request_state(request, now)
+                yield request
+
+    def is_known(self, request: SentRequest) -> bool:
+        """Whether a scheduler needs to know of a request, which has branches."""
+        original = request.branches[0]
+        return self.by_number.get(original.number) is original
+
+    def states(self, now: float) -> Iterator[RequestState]:
+        """Yields the known requests, as they are told on joining."""
+        return (request_state(request, now) for request in self.known())
 
     def resumed(self, now: float) -> Resumed:
         """Returns what is told on joining after `states`, without the view of the fleet."""
@@ -249,6 +271,10 @@ class FrontRecord:
 
     # Internals.
 
+    def _changed(self, request: SentRequest) -> None:
+        if self.changes is not None and request.branches:
+            self.changes.requests.add(request)
+
     def _report(
         self,
         kind: Kind,
@@ -258,6 +284,8 @@ class FrontRecord:
         ended: Ended | None = None,
     ) -> Report:
         self.last_report += 1
+        if request is not None:
+            self._changed(request)
         report = Report(self.last_report, kind, message, request, branch, ended)
         self.reports.append(report)
         if len(self.reports) > MAX_REPORTS:
@@ -279,6 +307,8 @@ class FrontRecord:
     def _drop(self, report: Report) -> None:
         """Lets go of what was kept for a report."""
         request, branch = report.request, report.branch
+        if request is not None:
+            self._changed(request)
         if report.ended is not None and branch is not None:
             report.ended.received = True
             _drop_if_done(branch, report.ended)

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from gateway.link.messages import ANSWERS, Kind, PromptCounted
 from gateway.link.owned import NO_BOOKING, Booking, OwnedBranch, OwnedRequest, Send
-from gateway.link.resume import AGAIN
+from gateway.link.wire.messages import ANSWERS, Kind, PromptCounted
+from gateway.link.wire.resume import AGAIN
 from gateway.scheduling.claims import request_in_flight
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from scheduler.contract import AttemptOutcome, Evict, Fault, Progress, Refuse, Usage
@@ -203,7 +203,10 @@ class FrontSession:
         if branch is None or branch.attempt != message.attempt:
             return
         self._attempt_ended(branch, message.output_tokens)
-        branch.owned.may_have_output |= message.committed or message.outcome is AttemptOutcome.OK
+        if message.committed or message.outcome is AttemptOutcome.OK:
+            branch.owned.may_have_output = True
+            if not branch.owned.stray:
+                self.scheduler.claims.note_output(branch.owned.submission)
         if branch.booked is None and not branch.owned.stray:
             self.scheduler.send(message)
         else:

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from gateway.link.away import SWEEP_S
-from gateway.link.connection import CallFailed, Connection, LinkLost
-from gateway.link.messages import LinkError
 from gateway.link.remote_scheduler import RemoteScheduler
+from gateway.link.wire.connection import CallFailed, Connection, LinkLost
+from gateway.link.wire.messages import LinkError
 
 log = logging.getLogger(__name__)
 A = TypeVar("A")

@@ -3,18 +3,19 @@
 A front tells the next scheduler of its own requests. Nobody would tell of those of a front that is
 gone, which ends with the leader of a cluster when that is killed; and one that was stopped or cut
 off still runs them. The witness is a front of another process than the scheduler's. Each use of a
-key is told at once, before the request can have an answer. A new witness is told the earlier ones
-a piece at a time. So are the rates of keys, twenty times a second: without them a take-over would
-hand out a second full bucket.
+key is told at once, and a request of the leader's own front goes on when the witness has it
+(`held_answers.py`). A new witness is told the earlier ones a piece at a time. So are the rates of
+keys, twenty times a second: without them a take-over would hand out a second full bucket.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Generic, Protocol, TypeVar
 
-from gateway.link.messages import KeyUses, Kind
+from gateway.link.wire.connection import Connection
+from gateway.link.wire.messages import KeyUses, Kind
 from gateway.scheduling.claims import Claims
 from gateway.scheduling.resumption import RememberedKey
 from scheduler.limits.idempotency import REMEMBERED_S, Key, KeyUse
@@ -25,60 +26,110 @@ PIECE = 1000
 """Keys that are told at once, some 2 ms."""
 
 
-class Post(Protocol):
-    """Sends a message to a front."""
+KEPT_SINCE_VERSION = 4
+"""Version of the messages from which on a front says what it keeps."""
+LONGEST_WAIT_S = 0.1
+"""Longest wait for the witness, to which a tick of the host is added: a slow one holds nobody up
+for longer."""
 
-    def __call__(self, kind: Kind, number: int, payload: Any) -> None:
-        """See `Connection.post`."""
+
+class Candidate(Protocol):
+    """A front that may be the witness."""
+
+    @property
+    def connection(self) -> Connection:
+        """Its connection."""
+
+    @property
+    def version(self) -> int:
+        """Version of its messages."""
 
 
-class KeyWitness:
+C = TypeVar("C", bound=Candidate)
+
+
+class KeyWitness(Generic[C]):
     """Tells the witness of a scheduler's keys."""
 
     def __init__(self, claims: Claims, clock: Callable[[], float]) -> None:
         """`clock`: monotonic seconds."""
         self._claims = claims
         self._clock = clock
-        self._witness: object = None
-        self._post: Post | None = None
+        self.front: C | None = None
+        """The witness; None: there is none."""
+        self.unkept = 0
+        """Requests that went on before the witness had their key."""
+        self._last = self._kept = 0
+        """Number of the last change that was told, and of that which the witness is known to
+        have."""
+        self._waiting: deque[tuple[int, float, Callable[[], None]]] = deque()
+        """Number of the change that is waited for, since when, and what goes on then."""
         self._untold: deque[Key] = deque()
         self._is_new = True
         claims.on_key_use = self._changed
 
-    def choose(self, candidates: Iterable[tuple[object, Post]]) -> None:
+    def choose(self, candidates: Iterable[C]) -> None:
         """Keeps the witness if it is a candidate, and otherwise takes the first one."""
-        found = dict(candidates)
-        if self._post is not None and self._witness in found:
+        found = list(candidates)
+        if self.front is not None and self.front in found:
             return
         self._untold.clear()
-        self._witness, self._post = next(iter(found.items()), (None, None))
-        if self._post is not None:
+        self.front = next(iter(found), None)
+        if self.front is not None:
             self._untold.extend(self._claims.idempotency_keys())
         self._is_new = True
+        self.kept(self.front, self._last)  # another one must be told everything first
+
+    def kept(self, front: object, number: int) -> None:
+        """A front keeps the changes up to this number."""
+        if front is not self.front:
+            return
+        self._kept = max(self._kept, number)
+        while self._waiting and self._waiting[0][0] <= self._kept:
+            self._waiting.popleft()[2]()
+
+    def when_kept(self, go_on: Callable[[], None]) -> bool:
+        """Calls `go_on` once the witness has all changes so far, or after `LONGEST_WAIT_S`. Returns
+        False, and does not call it, if there is nothing to wait for."""
+        if self.front is None or self.front.version < KEPT_SINCE_VERSION:
+            return False
+        if self._kept >= self._last:
+            return False
+        self._waiting.append((self._last, self._clock(), go_on))
+        return True
 
     def tick(self) -> None:
-        """Tells rates that have changed, and the next piece of what a new witness does not know."""
-        if self._post is None:
-            return
+        """Tells rates that have changed, and the next piece of what a new witness does not know.
+        Ends waits that have taken too long."""
         now = self._clock()
+        while self._waiting and now - self._waiting[0][1] >= LONGEST_WAIT_S:
+            self.unkept += 1
+            self._waiting.popleft()[2]()
+        if self.front is None:
+            return
         levels = self._claims.changed_levels(now, every=self._is_new)
         self._is_new = False
         if levels:
-            self._post(Kind.LEVELS, 0, tuple(levels))
+            self.front.connection.post(Kind.LEVELS, 0, tuple(levels))
         if not self._untold:
             return
         keys = [self._untold.popleft() for _ in range(min(PIECE, len(self._untold)))]
         uses = ((key, self._claims.key_use(key)) for key in keys)
         used = tuple(_told(key, use, now) for key, use in uses if use is not None)
-        self._post(Kind.KEYS, 0, KeyUses(used=used))
+        self._tell(KeyUses(used=used))
 
     def _changed(self, key: Key, use: KeyUse | None) -> None:
-        if self._post is None:
+        if self.front is None:
             return
         if use is None:
-            self._post(Kind.KEYS, 0, KeyUses(freed=(key,)))
+            self._tell(KeyUses(freed=(key,)))
         else:
-            self._post(Kind.KEYS, 0, KeyUses(used=(_told(key, use, self._clock()),)))
+            self._tell(KeyUses(used=(_told(key, use, self._clock()),)))
+
+    def _tell(self, uses: KeyUses) -> None:
+        assert self.front is not None
+        self._last += 1
+        self.front.connection.post(Kind.KEYS, self._last, uses)
 
 
 def _told(key: Key, use: KeyUse, now: float) -> RememberedKey:

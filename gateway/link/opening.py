@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from gateway.link.resume import Resumed
+from gateway.link.wire.resume import Resumed
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.link.messages import Kind
-from gateway.link.resume import AttemptKey
+from gateway.link.wire.messages import Kind
+from gateway.link.wire.resume import AttemptKey
 from gateway.scheduling.branches import ClaimedRequest
 from scheduler.contract import Start
 from scheduler.metering.settlement import SettledAttempt

@@ -17,9 +17,12 @@ from typing import Any
 from msgspec import structs
 
 from gateway.link.away import AwayLimits, expired, has_room, unavailable, unknown_account
-from gateway.link.connection import Connection, Handler, LinkLost
 from gateway.link.front_record import FrontRecord
-from gateway.link.messages import (
+from gateway.link.questions import Questions
+from gateway.link.sent import Report, SentBranch
+from gateway.link.wire.connection import Connection, Handler, LinkLost
+from gateway.link.wire.front_copies import FrontCopies
+from gateway.link.wire.messages import (
     WIRE_VERSION,
     AdapterMissing,
     FleetUpdate,
@@ -34,8 +37,7 @@ from gateway.link.messages import (
     view_of_update,
     with_durations,
 )
-from gateway.link.resume import Standing
-from gateway.link.sent import Report, SentBranch
+from gateway.link.wire.resume import Standing
 from gateway.scheduling.claims import request_in_flight
 from scheduler.budgets.standing import BudgetStanding, KeySpend
 from scheduler.contract import Progress, Request
@@ -53,7 +55,6 @@ from scheduler.port import (
     Message,
     PoolCostReport,
     RequestEnded,
-    SchedulerAway,
     SlotFreed,
     Submission,
 )
@@ -84,6 +85,8 @@ class RemoteScheduler:
         self.incarnation = incarnation or secrets.token_hex(8)
         self.fleet = FleetView()
         self.record = FrontRecord()
+        self.copies = FrontCopies()
+        """Of the fronts of leaders."""
         self.connection: Connection | None = None
         """The present connection; None: there was none yet."""
         self.joined = asyncio.Event()
@@ -94,7 +97,7 @@ class RemoteScheduler:
         self.dismissed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Resolved when the scheduler's process demands that the front ends, with the reason."""
         self._update = FleetUpdate(placements=(), token_block_sizes={}, bases={})
-        self._calls_waiting = 0
+        self._ask = Questions(self.joined, lambda: self.connection, lambda: self.limits).ask
 
     def new_connection(self) -> Connection:
         """Makes the next connection, to be connected and then joined."""
@@ -117,6 +120,9 @@ class RemoteScheduler:
                 self.record.by_number[told.number].told = True
             connection.post(Kind.RESUME, 0, state)
             connection.flush()  # each in a frame of its own, because each may be large
+        for part in self.copies.told(self._clock()):
+            connection.post(Kind.FRONT_COPY, 0, part)
+            connection.flush()
         resumed = replace(
             self.record.resumed(self._clock()),
             fleet_version=before.version,
@@ -160,12 +166,12 @@ class RemoteScheduler:
 
     async def take_request(self, key_id: str, limits: RateLimits) -> Refusal | None:
         """See `SchedulerPort`."""
-        found: Refusal | None = await self._call("take_request", (key_id, limits), Refusal | None)
+        found: Refusal | None = await self._ask("take_request", (key_id, limits), Refusal | None)
         return found
 
     async def take_slot(self, key_id: str, limits: RateLimits) -> Refusal | None:
         """See `SchedulerPort`."""
-        found: Refusal | None = await self._call("take_slot", (key_id, limits), Refusal | None)
+        found: Refusal | None = await self._ask("take_slot", (key_id, limits), Refusal | None)
         if found is None:
             self.record.slots[key_id] += 1
         return found
@@ -217,61 +223,61 @@ class RemoteScheduler:
 
     async def quote(self, request: Request) -> DecisionRecord:
         """See `SchedulerPort`."""
-        found: DecisionRecord = await self._call(
+        found: DecisionRecord = await self._ask(
             "quote", with_durations(request, self._clock()), DecisionRecord
         )
         return found
 
     async def explain(self, request_id: str) -> Explained | None:
         """See `SchedulerPort`."""
-        found: Explained | None = await self._call("explain", request_id, Explained | None)
+        found: Explained | None = await self._ask("explain", request_id, Explained | None)
         return found
 
     async def figures(self) -> FleetFigures:
         """See `SchedulerPort`."""
-        found: FleetFigures = await self._call("figures", None, FleetFigures)
+        found: FleetFigures = await self._ask("figures", None, FleetFigures)
         at_s = found.snapshot.at_s + self._clock()
         return replace(found, snapshot=replace(found.snapshot, at_s=at_s))
 
     async def pool_cost(self, pool: str, window_ns: int) -> PoolCostReport:
         """See `SchedulerPort`."""
-        found: PoolCostReport = await self._call("pool_cost", (pool, window_ns), PoolCostReport)
+        found: PoolCostReport = await self._ask("pool_cost", (pool, window_ns), PoolCostReport)
         return found
 
     async def pool_rates(self) -> Mapping[str, tuple[KindRates, ...]]:
         """See `SchedulerPort`."""
-        found: Mapping[str, tuple[KindRates, ...]] = await self._call(
+        found: Mapping[str, tuple[KindRates, ...]] = await self._ask(
             "pool_rates", None, dict[str, tuple[KindRates, ...]]
         )
         return found
 
     async def token_rates(self) -> Mapping[str, TokenRates]:
         """See `SchedulerPort`."""
-        found: Mapping[str, TokenRates] = await self._call(
+        found: Mapping[str, TokenRates] = await self._ask(
             "token_rates", None, dict[str, TokenRates]
         )
         return found
 
     async def budget_standings(self, tenant: str, key_id: str) -> tuple[BudgetStanding, ...] | None:
         """See `SchedulerPort`."""
-        found: tuple[BudgetStanding, ...] | None = await self._call(
+        found: tuple[BudgetStanding, ...] | None = await self._ask(
             "budget_standings", (tenant, key_id), tuple[BudgetStanding, ...] | None
         )
         return found
 
     async def key_spend(self, tenant: str, key_id: str) -> KeySpend | None:
         """See `SchedulerPort`."""
-        found: KeySpend | None = await self._call("key_spend", (tenant, key_id), KeySpend | None)
+        found: KeySpend | None = await self._ask("key_spend", (tenant, key_id), KeySpend | None)
         return found
 
     async def drain(self, name: str) -> int:
         """See `SchedulerPort`."""
-        found: int = await self._call("drain", name, int)
+        found: int = await self._ask("drain", name, int)
         return found
 
     async def undrain(self, name: str) -> None:
         """See `SchedulerPort`."""
-        await self._call("undrain", name, None)
+        await self._ask("undrain", name, None)
 
     # What the pipeline meets at placements.
 
@@ -289,26 +295,6 @@ class RemoteScheduler:
         self._post(Kind.ADAPTER_MISSING, AdapterMissing(placement=placement))
 
     # Internals.
-
-    async def _call(self, name: str, argument: Any, type_: Any) -> Any:
-        """Asks the scheduler. While there is none, waits for one, and asks again what a lost one
-        has not answered. Raises SchedulerAway."""
-        if self._calls_waiting >= self.limits.calls:
-            raise SchedulerAway
-        self._calls_waiting += 1
-        try:
-            async with asyncio.timeout(self.limits.call_s):
-                while True:
-                    await self.joined.wait()
-                    assert self.connection is not None
-                    try:
-                        return await self.connection.call(name, argument, type_)
-                    except LinkLost:
-                        await asyncio.sleep(0)  # until its loss was handled
-        except TimeoutError:
-            raise SchedulerAway from None
-        finally:
-            self._calls_waiting -= 1
 
     def _has_room(self, tenant: str) -> bool:
         """Whether another request may be told to the scheduler, or wait for one."""
@@ -364,10 +350,15 @@ class RemoteScheduler:
             case Kind.RECEIVED:
                 self.record.received(number)
             case Kind.RESERVED:
-                if (branch := self.record.by_number.get(number)) is not None:
-                    branch.request.reservation = payload
+                self.record.record_reservation(number, payload)
             case Kind.KEYS:
                 self.record.keep_keys(payload, self._clock())
+                if self.connection is not None:
+                    self.connection.post(Kind.KEPT, number, None, key="kept")
+            case Kind.FRONT_COPY:
+                self.copies.keep(payload, self._clock())
+            case Kind.FORGET_FRONT:
+                self.copies.forget(payload)
             case Kind.LEVELS:
                 self.record.keep_levels(payload, self._clock())
             case Kind.DISMISSED:

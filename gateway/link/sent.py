@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
-from gateway.link.messages import Kind, with_durations
-from gateway.link.resume import BranchState, EndedAttempt, RequestState, Standing
+from gateway.link.wire.messages import Kind, with_durations
+from gateway.link.wire.resume import BranchState, EndedAttempt, RequestState, Standing
 from gateway.scheduling.budget_admission import Reservation
 from scheduler.contract import Start
 from scheduler.port import AttemptEnd, Deliver, RequestEnded, SlotFreed, Submission
@@ -85,10 +85,22 @@ class Report:
         return self.message if isinstance(self.message, int) else self.number
 
 
-def request_state(request: SentRequest, now: float) -> RequestState:
-    """Returns a request as it is told on joining."""
+@dataclass(slots=True)
+class Changes:
+    """What has changed since it was told last. `progress`: branches with more output."""
+
+    requests: set[SentRequest] = field(default_factory=set)
+    progress: set[SentBranch] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.requests or self.progress)
+
+
+def request_state(request: SentRequest, now: float, *, with_blocks: bool = True) -> RequestState:
+    """Returns a request as it is told on joining. `with_blocks`: with the names of the blocks of a
+    prompt that waits."""
     return RequestState(
-        branches=tuple(_branch_state(branch, now) for branch in request.branches),
+        branches=tuple(_branch_state(branch, now, with_blocks) for branch in request.branches),
         admitted=request.admitted,
         attempts=request.attempts,
         charged=tuple(request.charged),
@@ -98,10 +110,10 @@ def request_state(request: SentRequest, now: float) -> RequestState:
     )
 
 
-def _branch_state(branch: SentBranch, now: float) -> BranchState:
+def _branch_state(branch: SentBranch, now: float, with_blocks: bool) -> BranchState:
     asked = with_durations(branch.submission.request, now)
     runs = branch.standing is Standing.RUNNING
-    if branch.standing is not Standing.WAITING:
+    if branch.standing is not Standing.WAITING or not with_blocks:
         # A prompt of a million tokens has a megabyte of names of its blocks.
         asked = structs.replace(asked, prefix_blocks=(), token_blocks=())
     return BranchState(

@@ -14,9 +14,9 @@ from functools import partial
 from msgspec import structs
 
 from gateway.link.front_session import FrontSession
-from gateway.link.messages import ANSWERS, Kind
 from gateway.link.owned import Booked, OwnedBranch, OwnedRequest
-from gateway.link.resume import BranchState, RequestState, Resumed, Standing
+from gateway.link.wire.messages import ANSWERS, Kind
+from gateway.link.wire.resume import BranchState, RequestState, Resumed, Standing
 from scheduler.contract import Progress, Refuse
 from scheduler.port import BranchKind, CountPrompt, Settled, SlotFreed, Started, Waiting
 

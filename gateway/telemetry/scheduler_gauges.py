@@ -34,16 +34,25 @@ TAKEOVERS = counter(
     (),
     "Terms that this gateway has begun as the leader of its cluster.",
 )
+KEYS_UNKEPT = counter(
+    "moegate.scheduler.keys.unkept",
+    "{request}",
+    (),
+    "Requests of the leader's own front that went on before another gateway of the cluster was "
+    "known to keep their idempotency key: it was too slow to say so.",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Who has the scheduler, as one gateway knows it. `lease_age_s`: None: it holds no lease."""
+    """Who has the scheduler, as one gateway knows it. `lease_age_s`: None: it holds no lease.
+    `unkept_keys`: see `KEYS_UNKEPT`."""
 
     leads: bool
     term: int
     lease_age_s: float | None
     takeovers: int
+    unkept_keys: int = 0
 
 
 ALONE = Standing(leads=True, term=0, lease_age_s=None, takeovers=0)
@@ -62,4 +71,6 @@ def standing_metrics(standing: Standing) -> Iterator[PrometheusMetric]:
         if value is not None:
             family.add_metric((), value)
         yield family
-    yield CounterMetricFamily(TAKEOVERS.prometheus, TAKEOVERS.about, value=standing.takeovers)
+    counts = (TAKEOVERS, standing.takeovers), (KEYS_UNKEPT, standing.unkept_keys)
+    for metric, count in counts:
+        yield CounterMetricFamily(metric.prometheus, metric.about, value=count)

@@ -24,6 +24,7 @@ from gateway.telemetry.pool_gauges import RELEASABLE as RELEASABLE
 from gateway.telemetry.pool_gauges import REQUEST_MODEL as REQUEST_MODEL
 from gateway.telemetry.pool_gauges import SATURATION as SATURATION
 from gateway.telemetry.pool_gauges import TURNED_AWAY as TURNED_AWAY
+from gateway.telemetry.scheduler_gauges import KEYS_UNKEPT as KEYS_UNKEPT
 from gateway.telemetry.scheduler_gauges import LEADS as LEADS
 from gateway.telemetry.scheduler_gauges import LEASE_AGE as LEASE_AGE
 from gateway.telemetry.scheduler_gauges import TAKEOVERS as TAKEOVERS
@@ -285,7 +286,7 @@ DEVIATIONS = counter(
 LOG_LINES_DROPPED = counter(
     "moegate.log.dropped", "{line}", (), "Log lines dropped because their reader is too slow."
 )
-SCHEDULER = (LEADS, TERM, LEASE_AGE, TAKEOVERS)
+SCHEDULER = (LEADS, TERM, LEASE_AGE, TAKEOVERS, KEYS_UNKEPT)
 HISTOGRAMS = (
     *(RPC_DURATION, HTTP_DURATION, REQUEST_DURATION, TTFT, TPOT, ATTEMPT_DURATION, ATTEMPT_TTFC),
     *(TOKEN_USAGE, QUEUE_DURATION, TTFT_ERROR, TPOT_ERROR),

@@ -9,8 +9,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from gateway.link.connection import Connection
-from gateway.link.messages import Call, Kind, encode, encode_value
+from gateway.link.wire.connection import Connection
+from gateway.link.wire.messages import Call, Kind, encode, encode_value
 from scheduler.contract import Progress
 from scheduler.port import RequestEnded
 from tests.fuzz.mutations import cut, scratched

@@ -102,10 +102,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.scheduling": (
         *("gateway.domain", "gateway.config", "gateway.accounting.*", "scheduler.*", CORE),
     ),
-    # The port between processes.
-    "gateway.link": (
+    # The port between processes: its messages and connections first.
+    "gateway.link.wire": (
         *("gateway.config", "gateway.config.resolve", "gateway.scheduling", "scheduler.*"),
     ),
+    "gateway.link": ("gateway.link.wire", "gateway.scheduling", "scheduler.*"),
     # One request from admission to settlement, whatever door it came through.
     "gateway.pipeline": (
         *("gateway.domain", "gateway.config", "gateway.auth", "gateway.upstream.*", "scheduler.*"),
@@ -144,13 +145,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
     # Several front processes, and their parent.
     "gateway.fronts": (
         *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
-        *("gateway.delivery", "gateway.runtime", "gateway.link", "gateway.front", GRPC),
+        *("gateway.delivery", "gateway.runtime", "gateway.link.*", "gateway.front", GRPC),
         "gateway.batch_lane",
     ),
     # A process of a cluster: a front, and the leader in its terms.
     "gateway.cluster": (
         *(*BELOW_DOORS, "gateway.config.load", "gateway.telemetry", "gateway.doors.*"),
-        *("gateway.delivery", "gateway.runtime", "gateway.link", "gateway.front", GRPC),
+        *("gateway.delivery", "gateway.runtime", "gateway.link.*", "gateway.front", GRPC),
         *("gateway.fronts", "gateway.leadership", "gateway.batch_lane"),
     ),
     "gateway.server": (

@@ -40,7 +40,7 @@ def page(metrics: MemberMetrics) -> str:
 
 
 async def test_the_fleet_is_shown_while_it_leads(tmp_path: Any) -> None:
-    standing = Standing(leads=False, term=7, lease_age_s=None, takeovers=2)
+    standing = Standing(leads=False, term=7, lease_age_s=None, takeovers=2, unkept_keys=3)
     metrics = MemberMetrics(Busy(), lambda: 3, lambda: standing)
     config = serving.config(pools=[serving.pool(["http://127.0.0.1:9"])])
     async with running_gateway(config, tmp_path) as gateway:
@@ -55,6 +55,7 @@ async def test_the_fleet_is_shown_while_it_leads(tmp_path: Any) -> None:
             assert "moegate_scheduler_leads 0.0" in shown
             assert "moegate_scheduler_term 7.0" in shown
             assert "moegate_scheduler_takeovers_total 2.0" in shown
+            assert "moegate_scheduler_keys_unkept_total 3.0" in shown
             assert "\nmoegate_scheduler_lease_age_seconds " not in shown
             async with metrics.shown(side):
                 await metrics.refresh()

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.cluster.roles import Roles
 from gateway.leadership.candidate import Leader
-from gateway.link.connection import Connection
-from gateway.link.tls_transport import LinkServer, bound
+from gateway.link.wire.connection import Connection
+from gateway.link.wire.tls_transport import LinkServer, bound
 from tests.gateway.link.test_tls_transport import certificates, echo, plain
 
 WAIT_S = 30.0

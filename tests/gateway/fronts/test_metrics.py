@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from gateway.fronts.messages import Measured
 from gateway.fronts.metrics import AllFronts
-from gateway.link.connection import LinkLost
 from gateway.link.host import SchedulerHost
+from gateway.link.wire.connection import LinkLost
 from gateway.telemetry.page_samples import PageSamples
 from gateway.upstream.http.loop_load import LoopLoad
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.link.connection import Connection
 from gateway.link.host import SchedulerHost
 from gateway.link.opening import FrontListing, Opening
+from gateway.link.own_front_copy import OwnFrontCopy
 from gateway.link.owned import NO_BOOKINGS, Bookings
 from gateway.link.remote_scheduler import RemoteScheduler
+from gateway.link.wire.connection import Connection
 from tests.gateway.scheduling.scheduling_made import Hosted
 
 
@@ -110,6 +111,8 @@ class Joined:
     listing: FrontListing | None = None
     forgets_unfinished: bool = False
     may_act: Callable[[], bool] | None = None
+    own_copy: OwnFrontCopy | None = None
+    gone_term: int = 0
     host: SchedulerHost = field(init=False)
     met: list[tuple[str, ...]] = field(default_factory=list)
     """What fronts have met at placements."""
@@ -124,6 +127,8 @@ class Joined:
             opening=self.opening,
             listing=self.listing,
             forgets_unfinished=self.forgets_unfinished,
+            own_copy=self.own_copy,
+            gone_term=self.gone_term,
         )
 
     def notify_refused(self, placement: str, reason: str) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.link.connection import connect, listen
 from gateway.link.joining import Joining
 from gateway.link.remote_scheduler import RemoteScheduler
+from gateway.link.wire.connection import connect, listen
 from scheduler.port import Answer, Settled, Started
 from tests.gateway.link.pipes import Joined
 from tests.gateway.scheduling.scheduling_made import (

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.link import key_witness
 from gateway.link.opening import LONGEST_S, ExpectedFronts, Opening
-from gateway.link.resume import Resumed
+from gateway.link.wire.resume import Resumed
 from scheduler.contract import AttemptOutcome, RefusalReason, Refuse
 from scheduler.limits.idempotency import REMEMBERED_S
 from scheduler.limits.rate_limit import RateLimits
@@ -194,7 +194,6 @@ async def test_what_was_admitted_and_not_told_is_admitted_again() -> None:
     kept = []
     front.host_side.post = lambda *message, **_: kept.append(message)  # type: ignore[method-assign]
     front.host.fronts[0].session.attach(front.host_side.post)
-    old.host._witness._post = front.host_side.post
     front.flush()
     front.there.deliver()
     await turns()

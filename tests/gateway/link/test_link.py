@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from gateway.link import connection as connections
-from gateway.link.connection import CallFailed, connect, listen
 from gateway.link.joining import Joining
-from gateway.link.messages import Kind
 from gateway.link.remote_scheduler import RemoteScheduler
+from gateway.link.wire import connection as connections
+from gateway.link.wire.connection import CallFailed, connect, listen
+from gateway.link.wire.messages import Kind
 from scheduler.budgets.budget import Budget
 from scheduler.budgets.budget_window import Period
 from scheduler.contract import Progress, RefusalReason, Refuse, ServingChanged
@@ -220,7 +220,7 @@ async def test_calls_over_a_real_socket(tmp_path: Path) -> None:
     assert await remote.drain("own/a") == 0
     await remote.undrain("own/a")
     with pytest.raises(CallFailed, match="no such call"):
-        await remote._call("other", None, None)
+        await remote._ask("other", None, None)
     with pytest.raises(CallFailed, match="quote: KeyError"):
         await remote.quote(submission("r", model="none").request)
     with pytest.raises(CallFailed, match="front 1 is connected already"):

@@ -7,6 +7,9 @@ and never twice. What a front ran that died is settled from its last progress. N
 are delivered in pieces, at any time. A scheduler that is started again has the ledger's rows that
 were durable, and nothing else. One that another has taken over from lives on: fronts are still
 connected to it, but it books nothing more, and no frame passes its connections.
+
+One of the fronts may be in the scheduler's process. They end together, and what the other front was
+told of its attempts is booked once.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from msgspec import structs
 
+from gateway.link.fronts_left import LEFT_S
 from gateway.link.opening import LONGEST_S, ExpectedFronts, Opening
+from gateway.link.own_front_copy import OwnFrontCopy
 from gateway.link.remote_scheduler import RemoteScheduler
-from gateway.link.resume import AttemptKey, Resumed
+from gateway.link.wire.resume import AttemptKey, Resumed, attempt_keys
 from scheduler.budgets.budget import Budget
 from scheduler.budgets.budget_window import Period
 from scheduler.contract import AttemptOutcome, Evict, Progress, Refuse, Request, Start, Usage
@@ -161,6 +166,17 @@ class Branch:
                 assert attempt in self.attempts
 
 
+@dataclass(frozen=True)
+class Told:
+    """An attempt of a front that has ended with its scheduler, as another front, `holder`, was
+    told of it."""
+
+    holder: str
+    original_id: str
+    attempt: int
+    started_s: float
+
+
 @dataclass
 class Mark:
     """An attempt that has ended at its front, with as many tokens beyond 1000."""
@@ -182,6 +198,9 @@ class LinkMachine(RuleBasedStateMachine):
         self.number = 0
         self.marks = 0
         self.sent_marks: list[Mark] = []
+        self.told: list[Told] = []
+        self.own: int | None = None
+        """The front in the scheduler's process."""
         self.kept: dict[str, tuple[str, float]] = {}
         """Incarnation of the front, and the end, of requests whose key stays in use, by name."""
         self.begun: Counter[tuple[str, int]] = Counter()
@@ -191,19 +210,50 @@ class LinkMachine(RuleBasedStateMachine):
     def run_now(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
-    @initialize(slots=st.integers(1, 3), budgeted=st.booleans(), late=st.integers(0, 2))
-    def begin(self, slots: int, budgeted: bool, late: int) -> None:
+    @initialize(
+        slots=st.integers(1, 3),
+        budgeted=st.booleans(),
+        late=st.integers(0, 2),
+        own=st.sampled_from([None, 0, 1]),
+    )
+    def begin(self, slots: int, budgeted: bool, late: int, own: int | None) -> None:
         self.settings = settings_of(config(replicas=2, slots=slots, hedges=1.0), catalog=ONE_USD)
         self.budgeted = budgeted
 
         async def start() -> None:
             self.books = Books(Clock(), late)
-            self.start_scheduler(None)
-            self.fronts = [await self.joined.join(1), await self.joined.join(2)]
+            self.own = own
+            remotes = [self.new_remote(), self.new_remote()]
+            self.start_scheduler(None, remotes)
+            self.fronts = [
+                JoinedFront(remote, number + 1, self.joined.host, number == own)
+                for number, remote in enumerate(remotes)
+            ]
+            for front in self.fronts:
+                front.may_act = self.joined.may_act
+                await front.join()
 
         self.run_now(start())
 
-    def start_scheduler(self, opening: Opening | None) -> None:
+    def new_remote(self) -> RemoteScheduler:
+        return RemoteScheduler(clock=self.books.clock, handlers={}, on_fleet=lambda view: None)
+
+    def start_next(self, *, gone: bool = False) -> None:
+        """Starts the scheduler after another one. `gone`: the process of that one has ended, with
+        its front; else the process of the other front leads, if the first one led."""
+        expected = ExpectedFronts(2)
+        if self.own is not None:
+            self.own = 1 - self.own
+            incarnation = self.fronts[self.own].remote.incarnation
+            expected = ExpectedFronts(names=frozenset({incarnation}))
+            self.kept = {n: kept for n, kept in self.kept.items() if kept[0] == incarnation}
+        self.start_scheduler(
+            Opening(expected, self.opened), [f.remote for f in self.fronts], gone=gone
+        )
+
+    def start_scheduler(
+        self, opening: Opening | None, remotes: list[RemoteScheduler], *, gone: bool = False
+    ) -> None:
         """Starts a scheduler on the ledger that there is."""
         budgets = [BUDGET] if self.budgeted else []
         self.books.epoch = epoch = self.books.epoch + 1
@@ -221,11 +271,17 @@ class LinkMachine(RuleBasedStateMachine):
             return begin(request, start, *args)
 
         made.local._recorder.begin = counted  # type: ignore[method-assign, assignment]
+        own_copy = None
+        if self.own is not None:
+            own = remotes[self.own]
+            own_copy = OwnFrontCopy(own.record, own.incarnation, epoch, self.books.clock)
         self.joined = Joined(
             made,
             bookings=self.books,
             opening=opening,
             may_act=lambda: self.books.epoch == epoch,
+            own_copy=own_copy,
+            gone_term=epoch - 1 if gone else 0,
         )
 
     def check_start(self, branch: Branch) -> None:
@@ -427,6 +483,7 @@ class LinkMachine(RuleBasedStateMachine):
 
         async def join() -> None:
             self.fronts[front].host = self.joined.host
+            self.fronts[front].own = front == self.own
             self.fronts[front].may_act = self.joined.may_act
             self.joining[front] = self.fronts[front].connect()
             await turns()
@@ -445,7 +502,7 @@ class LinkMachine(RuleBasedStateMachine):
                     front.cut()
                 await self.forget_joining(number)
             self.books.restart()
-            self.start_scheduler(Opening(ExpectedFronts(2), self.opened))
+            self.start_next()
 
         self.run_now(restart())
 
@@ -456,7 +513,7 @@ class LinkMachine(RuleBasedStateMachine):
 
         async def take_over() -> None:
             self.books.restart()
-            self.start_scheduler(Opening(ExpectedFronts(2), self.opened))
+            self.start_next()
             await turns()
 
         self.run_now(take_over())
@@ -469,6 +526,7 @@ class LinkMachine(RuleBasedStateMachine):
         self.cut(data.draw(st.sampled_from(behind)))
 
     async def opened(self, told: Resumed | None, complete: bool) -> None:
+        await self.joined.host.left.take()
         if complete:
             return
         # Requests were admitted before these fronts were back: their keys may be used again.
@@ -479,11 +537,20 @@ class LinkMachine(RuleBasedStateMachine):
 
     @rule(front=st.integers(0, 1), told=st.booleans())
     def kill(self, front: int, told: bool) -> None:
-        """A front's process ends, and another one takes its place. `told`: its parent has told the
-        scheduler before."""
+        """A front's process ends, with its scheduler if it has one, and another one takes its
+        place. `told`: its parent has told the scheduler before, or the process of the scheduler is
+        known to have ended."""
 
         async def kill() -> None:
             old = self.fronts[front]
+            ends = front == self.own
+            if ends:
+                other = self.fronts[1 - front]
+                if not other.near.lost:
+                    other.cut()
+                await self.forget_joining(1 - front)
+                self.note_told(old.remote.incarnation, other.remote)
+            self.told = [each for each in self.told if each.holder != old.remote.incarnation]
             if not old.near.lost:
                 old.cut()
             await self.forget_joining(front)
@@ -493,18 +560,39 @@ class LinkMachine(RuleBasedStateMachine):
                     branch.forgotten = True
                     if branch.task is not None:
                         branch.task.cancel()
-            if told:
+            if ends:
+                self.books.restart()
+                self.start_next(gone=told)
+            elif told:
                 self.joined.host.lose(front + 1)
-            remote = RemoteScheduler(
-                clock=self.books.clock, handlers={}, on_fleet=lambda view: None
-            )
             self.fronts[front] = JoinedFront(
-                remote, front + 1, self.joined.host, may_act=self.joined.may_act
+                self.new_remote(), front + 1, self.joined.host, may_act=self.joined.may_act
             )
             self.joining[front] = self.fronts[front].connect()
             await turns()
 
         self.run_now(kill())
+
+    @precondition(lambda self: self.own is not None)
+    @rule(gone=st.booleans(), heard=st.booleans(), name=st.sampled_from(IDS))
+    def kill_leader(self, gone: bool, heard: bool, name: str) -> None:
+        """`heard`: its front has had a request since, of which the other one was told."""
+        assert self.own is not None
+        if heard:
+            self.submit(self.own, name, 100, True)
+            self.tick(0.01)
+            self.exchange()
+        self.kill(self.own, gone)
+
+    def note_told(self, incarnation: str, holder: RemoteScheduler) -> None:
+        """A front ends, of which another one keeps a copy."""
+        now = self.books.clock.now_s
+        kept = holder.copies.fronts.get(incarnation)
+        for state in () if kept is None else kept.states(now):
+            self.told += [
+                Told(holder.incarnation, key.request_id, key.attempt, now - key.started_ago_s)
+                for key in attempt_keys(state)
+            ]
 
     async def forget_joining(self, front: int) -> None:
         joining, self.joining[front] = self.joining[front], None
@@ -563,6 +651,7 @@ class LinkMachine(RuleBasedStateMachine):
 
             async def join(front: int = front) -> None:
                 self.fronts[front].host = self.joined.host
+                self.fronts[front].own = front == self.own
                 self.fronts[front].may_act = self.joined.may_act
                 self.joining[front] = self.fronts[front].connect()
                 await turns()
@@ -574,9 +663,13 @@ class LinkMachine(RuleBasedStateMachine):
         self.tick(LONGEST_S)  # a scheduler opens at the latest then
         for _ in range(6):
             self.exchange()
+        self.tick(0.0)  # what fronts left behind that have ended
+        self.tick(0.0)
         assert self.connected() == [0, 1]
 
     def check_the_end(self) -> None:
+        self.settle_down()
+        self.tick(LEFT_S)
         self.settle_down()
         made = self.joined.made
         local = made.local
@@ -628,6 +721,12 @@ class LinkMachine(RuleBasedStateMachine):
                     and at_s >= mark.started_s
                     for at_s, account in self.books.rows
                 ), f"{mark} is lost"
+        for each in self.told:
+            assert any(
+                (account.request_id, account.attempt) == (each.original_id, each.attempt)
+                and at_s >= each.started_s - 1e-7
+                for at_s, account in self.books.rows
+            ), f"{each} is lost"
         found = Counter((a.request_id, a.attempt) for _, a in self.books.rows)
         for key, rows in found.items():
             assert rows <= self.begun[key], f"{key} ran {self.begun[key]} times, booked {rows}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.link.messages import (
+from gateway.link.wire.messages import (
     PAYLOADS,
     WIRE_VERSION,
     AdapterMissing,
@@ -28,7 +28,7 @@ from gateway.link.messages import (
     with_durations,
     with_times,
 )
-from gateway.link.resume import BranchState, EndedAttempt, RequestState, Standing
+from gateway.link.wire.resume import BranchState, EndedAttempt, FrontCopy, RequestState, Standing
 from gateway.scheduling.budget_admission import Reservation
 from gateway.scheduling.resumption import RememberedKey
 from scheduler.contract import Evict, PlacementKind, Progress, RefusalReason, Refuse, Start
@@ -173,6 +173,12 @@ async def test_every_message_arrives_as_it_was_sent() -> None:
         (Kind.DISMISSED, "old"),
         (Kind.LEVELS, (LEVEL,)),
         (Kind.KEYS, KeyUses(used=(REMEMBERED,), freed=(("k", "other"),))),
+        (Kind.KEPT, None),
+        (
+            Kind.FRONT_COPY,
+            FrontCopy(front="a", term=2, requests=(state(),), progress=((3, 1, 5),), over=(4,)),
+        ),
+        (Kind.FORGET_FRONT, "a"),
     ]
     assert found[Started].decision is not None
     sent = [(kind, number, payload) for number, (kind, payload) in enumerate(made)]

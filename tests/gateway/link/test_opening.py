@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 
 from gateway.link.opening import LONGEST_S, ExpectedFronts, Opening
-from gateway.link.resume import Resumed
+from gateway.link.wire.resume import Resumed
 from tests.gateway.link.pipes import turns
 
 

@@ -20,7 +20,7 @@ from gateway.cluster.leading import expected
 from gateway.leadership.lease_row import LeaderBefore
 from gateway.link.opening import FrontListing, Opening
 from gateway.link.remote_scheduler import RemoteScheduler
-from gateway.link.resume import Resumed
+from gateway.link.wire.resume import Resumed
 from scheduler.port import Answer, RequestEnded, Started
 from tests.gateway.link.pipes import Joined, JoinedFront, turns
 from tests.gateway.scheduling.scheduling_made import (

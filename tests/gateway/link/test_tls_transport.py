@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from gateway.config.problems import ConfigError
 from gateway.config.server import ClusterTlsConfig
-from gateway.link import messages, tls_transport
-from gateway.link.certificates import LinkCertificates
-from gateway.link.connection import CallFailed, Connection, LinkLost
-from gateway.link.messages import Kind
 from gateway.link.remote_scheduler import RemoteScheduler
-from gateway.link.tls_transport import LinkServer, connect_tls, listen_tls
+from gateway.link.wire import messages, tls_transport
+from gateway.link.wire.certificates import LinkCertificates
+from gateway.link.wire.connection import CallFailed, Connection, LinkLost
+from gateway.link.wire.messages import Kind
+from gateway.link.wire.tls_transport import LinkServer, connect_tls, listen_tls
 from tests.gateway.link.pipes import Joined
 from tests.gateway.scheduling.scheduling_made import config, running, settings_of
 

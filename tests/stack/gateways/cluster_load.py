@@ -52,9 +52,11 @@ class Asked:
     """Whether an answer was cut off, so that the client does not know what became of it."""
     at: str = ""
     """Name of the member that was asked last."""
-    unbooked: bool = False
-    """Whether its gateway was killed before what it had counted was durable: its front and the
-    leader at once."""
+    cut_short: bool = False
+    """Whether its gateway was killed, the leader and its front at once: what it counted in the last
+    moments is not booked."""
+    told: int = 0
+    """Tokens that were counted so long before that they must be booked."""
     first_token: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def ask(self, member: Member) -> grpc.StatusCode:
@@ -120,13 +122,14 @@ class Clients:
     def killed(self, leader: Member) -> None:
         """The leader was killed, with its front."""
         for asked in self.asked:
-            asked.unbooked |= asked.at == leader.name
+            asked.cut_short |= asked.at == leader.name
 
     async def check(self, upstream: Counting) -> None:
         """Waits until what upstreams counted is booked. No request was charged twice, none ran
-        again once its client had output, and no budget was exceeded, also not by what nobody was
-        left to book."""
-        unsure = {asked.text for asked in self.asked if asked.failed or asked.unbooked}
+        again once its client had output, and no budget was exceeded, but by what a killed leader
+        could not tell of its own streams."""
+        unsure = {asked.text for asked in self.asked if asked.failed or asked.cut_short}
+        least = {asked.text: asked.told for asked in self.asked if asked.told}
         sure = {asked.text for asked in self.asked} - unsure
         wrong, until_s = {"": (0, 0)}, time.monotonic() + BOUND_S
         while wrong:
@@ -136,6 +139,11 @@ class Clients:
                 text: (booked.get(text, 0), tokens)
                 for text in sure
                 if (tokens := upstream.tokens_by_text[text]) != booked.get(text, 0)
+            }
+            wrong |= {
+                text: (booked.get(text, 0), tokens)
+                for text, tokens in least.items()
+                if booked.get(text, 0) < tokens
             }
             assert time.monotonic() < until_s, f"booked, counted: {wrong}"
         for text in unsure:
@@ -155,12 +163,23 @@ class Clients:
         )
         assert not over, f"session, charged, rows, largest charge, tokens over {CAP}: {over}"
         for session in {asked.session for asked in self.asked}:
-            spent = sum(
-                upstream.tokens_by_text[asked.text]
-                for asked in self.asked
-                if asked.session == session
+            mine = [asked for asked in self.asked if asked.session == session]
+            spent = sum(upstream.tokens_by_text[asked.text] for asked in mine)
+            untold = sum(
+                upstream.tokens_by_text[asked.text] - booked.get(asked.text, 0)
+                for asked in mine
+                if asked.cut_short
             )
-            assert spent <= CAP, f"{session} has spent {spent} of {CAP}"
+            assert spent <= CAP + untold, f"{session} has spent {spent} of {CAP} and {untold}"
+
+    async def untold(self, upstream: Counting) -> list[int]:
+        """Returns the tokens that are not booked of each stream of a killed leader's front."""
+        booked = await self.booked()
+        return sorted(
+            upstream.tokens_by_text[asked.text] - booked.get(asked.text, 0)
+            for asked in self.asked
+            if asked.cut_short
+        )
 
     async def booked(self) -> dict[str, int]:
         """Returns the tokens that are booked, by text of the request."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 
+from gateway.link.wire.messages import WIRE_VERSION
 from moegate.v1 import inference_pb2_grpc
 from tests.counting import Counting, counting
 from tests.stack.gateways.cluster import BEFORE, NOW, Cluster, Member, cluster
@@ -65,12 +66,12 @@ async def test_no_request_fails_while_a_cluster_is_upgraded(
                 group.create_task(load.client(number))
             first = await made.leader()
             [second] = [member for member in made.members if member is not first]
-            assert await versions(made) == (2, 2)
+            assert await versions(made) == (WIRE_VERSION - 1, 2)
             await replaced(second, NOW, load)
             assert await made.leader() is first, "the version before leads a front of this one"
             await replaced(first, BEFORE, load)
             assert await made.leader() is second, "this version leads a front of the one before"
-            assert (await versions(made))[0] == 3
+            assert (await versions(made))[0] == WIRE_VERSION
             await replaced(first, NOW, load)
             assert await made.leader() is second
             await replaced(second, NOW, load)

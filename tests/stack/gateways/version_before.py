@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from gateway.link import messages
-from gateway.link.messages import Kind, LinkMessage
+from gateway.link.wire import messages
+from gateway.link.wire.messages import Kind, LinkMessage
 
-ADDED_KINDS = (Kind.KEYS, Kind.LEVELS)
-ADDED_FIELDS = ("levels", "has_output", "has_ended")
+ADDED_KINDS = (Kind.KEPT, Kind.FRONT_COPY, Kind.FORGET_FRONT)
+ADDED_FIELDS: tuple[str, ...] = ()
 
 
 def without(value: Any) -> Any:
@@ -30,8 +30,8 @@ def without(value: Any) -> Any:
 
 def speak_as_before() -> None:
     """Before any other module of the link is imported."""
-    assert messages.WIRE_VERSION == 3, "leave out what the newest version has added instead"
-    assert "gateway.link.connection" not in sys.modules
+    assert messages.WIRE_VERSION == 4, "leave out what the newest version has added instead"
+    assert "gateway.link.wire.connection" not in sys.modules
     encode, encode_value, decode = messages.encode, messages.encode_value, messages.decode
 
     def old_encode(messages: Sequence[LinkMessage]) -> bytes:
@@ -45,7 +45,7 @@ def speak_as_before() -> None:
     def old_decode(frame: bytes | memoryview) -> Iterable[LinkMessage]:
         return (message for message in decode(frame) if message[0] not in ADDED_KINDS)
 
-    messages.WIRE_VERSION = 2
+    messages.WIRE_VERSION = 3
     messages.encode = old_encode
     messages.encode_value = old_encode_value
     messages.decode = old_decode

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
-from gateway.link.messages import (
+from gateway.link.wire.messages import (
     MAX_FRAME_BYTES,
     Call,
     Kind,

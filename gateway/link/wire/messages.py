@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
-from gateway.link.resume import RequestState
+from gateway.link.wire.resume import FrontCopy, RequestState
 from gateway.scheduling.budget_admission import Reservation
 from gateway.scheduling.resumption import RememberedKey
 from scheduler.contract import Evict, Progress, Refuse, Request
@@ -36,7 +36,7 @@ from scheduler.port import (
     Waiting,
 )
 
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 """Version of the messages. Two processes may differ by one: the newer one knows both."""
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """Largest frame. A submission of a prompt of a million tokens takes about 1 MB of block names."""
@@ -65,7 +65,7 @@ class Kind(enum.IntEnum):
     PLACEMENT_SILENT = 18
     ADAPTER_MISSING = 19
     RESUME = 20
-    """A request that the front has when it joins; `gateway/link/resume.py`."""
+    """A request that the front has when it joins; `gateway/link/wire/resume.py`."""
     LEAVING = 21
     """The front ends, and will not come back."""
     STARTED = 30
@@ -85,6 +85,13 @@ class Kind(enum.IntEnum):
     """Idempotency keys of other fronts' requests, kept for the next scheduler. Since version 3."""
     LEVELS = 41
     """How full the buckets of keys are, kept for the next scheduler. Since version 3."""
+    KEPT = 42
+    """The front keeps what `KEYS` up to this number have told. Since version 4."""
+    FRONT_COPY = 43
+    """What the leader's own front has, kept for the next leader. A front that joins tells it
+    before `resumed`. Since version 4."""
+    FORGET_FRONT = 44
+    """The copy of this front is needed no more. Since version 4."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +215,9 @@ PAYLOADS: dict[Kind, Any] = {
     Kind.DISMISSED: str,
     Kind.KEYS: KeyUses,
     Kind.LEVELS: tuple[RateLevel, ...],
+    Kind.KEPT: None,
+    Kind.FRONT_COPY: FrontCopy,
+    Kind.FORGET_FRONT: str,
     Kind.STARTED: Started,
     Kind.REFUSE: Refuse,
     Kind.EVICT: Evict,
@@ -290,6 +300,22 @@ def with_times(request: Request, now: float) -> Request:
     `now`."""
     return msgspec.structs.replace(
         request, arrival_s=request.arrival_s + now, deadline_s=request.deadline_s + now
+    )
+
+
+def state_with_times(state: RequestState, now: float) -> RequestState:
+    """Replaces the seconds that have travelled by times of the receiver's clock."""
+    return replace(
+        state,
+        branches=tuple(
+            replace(
+                branch,
+                submission=msgspec.structs.replace(
+                    branch.submission, request=with_times(branch.submission.request, now)
+                ),
+            )
+            for branch in state.branches
+        ),
     )
 
 

@@ -110,6 +110,31 @@ class Resumed:
     drained: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontCopy:
+    """A part of what the leader's own front has, as another front keeps it for the next leader.
+
+    Attributes:
+        front: incarnation of the front.
+        term: of the leader.
+        ago_s: since the leader has told the newest part.
+        begins: what was told of the front before is out of date.
+        complete: with this part everything was told.
+        requests: those that are new, or have changed.
+        progress: number of a branch, its attempt and output tokens.
+        over: requests of which nothing is left to book, by the number of their original branch.
+    """
+
+    front: str
+    term: int
+    ago_s: float = 0.0
+    begins: bool = False
+    complete: bool = False
+    requests: tuple[RequestState, ...] = ()
+    progress: tuple[tuple[int, int, int], ...] = ()
+    over: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptKey:
     """Names an attempt of a request that began so long ago at most."""

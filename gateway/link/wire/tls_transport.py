@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import cast
 
-from gateway.link.certificates import LinkCertificates
-from gateway.link.connection import Connection, reason_of
+from gateway.link.wire.certificates import LinkCertificates
+from gateway.link.wire.connection import Connection, reason_of
 
 log = logging.getLogger(__name__)
 

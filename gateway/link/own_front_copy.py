@@ -1,0 +1,116 @@
+"""Tells another front what the leader's own front has, so that a copy of it outlives this process.
+
+See `front_copies.py`. A request is told when it holds money or has had an attempt, again when that
+changes, and at last that nothing of it is left to book.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from gateway.link.front_record import FrontRecord
+from gateway.link.sent import Changes, SentRequest, request_state
+from gateway.link.wire.connection import Connection
+from gateway.link.wire.front_copies import MAX_REQUESTS, PIECE
+from gateway.link.wire.messages import Kind
+from gateway.link.wire.resume import FrontCopy, RequestState, Standing
+
+SINCE_VERSION = 4
+"""Version of the messages from which on a front keeps a copy."""
+MAX_CHANGES = 100_000
+"""Changes that are gathered while the other front does not read. Beyond, all is told anew."""
+
+
+class Keeper(Protocol):
+    """The front that keeps the copy."""
+
+    @property
+    def connection(self) -> Connection:
+        """Its connection."""
+
+    @property
+    def version(self) -> int:
+        """Version of its messages."""
+
+
+class OwnFrontCopy:
+    """The copy of one front, in one term."""
+
+    def __init__(
+        self, record: FrontRecord, front: str, term: int, clock: Callable[[], float]
+    ) -> None:
+        """`front`: incarnation of the front. `clock`: monotonic seconds."""
+        self._record = record
+        self.front = front
+        self._term = term
+        self._clock = clock
+        self._keeper: Keeper | None = None
+        self._changes = Changes()
+        self._told: set[int] = set()
+        """Requests that the keeper has, by the number of their original branch."""
+        self._begins = True
+
+    def tick(self, keeper: Keeper | None) -> None:
+        """Tells what has changed. `keeper`: who is told; None: there is nobody."""
+        if keeper is not None and keeper.version < SINCE_VERSION:
+            keeper = None
+        if keeper is not self._keeper:
+            self._keeper = keeper
+            self._begin()
+        if keeper is None:
+            return
+        if len(self._changes.requests) > MAX_CHANGES:
+            self._begin()
+        if not keeper.connection.is_congested and (self._begins or self._changes):
+            keeper.connection.post(Kind.FRONT_COPY, 0, self._part())
+
+    def close(self) -> None:
+        """The term is over."""
+        if self._record.changes is self._changes:
+            self._record.changes = None
+
+    def _begin(self) -> None:
+        """All is told anew, if there is anyone to be told."""
+        self._told.clear()
+        self._changes, self._begins, self._record.changes = Changes(), True, None
+        if self._keeper is not None:
+            self._changes.requests.update(self._record.known())
+            self._record.changes = self._changes
+
+    def _part(self) -> FrontCopy:
+        changes, states, over, now = self._changes, list[RequestState](), list[int](), self._clock()
+        while changes.requests and len(states) < PIECE:
+            request = changes.requests.pop()
+            number = request.branches[0].number
+            has_room = number in self._told or len(self._told) < MAX_REQUESTS
+            if has_room and self._is_open(request):
+                states.append(request_state(request, now, with_blocks=False))
+                self._told.add(number)
+            elif number in self._told:
+                over.append(number)
+                self._told.discard(number)
+        progress = tuple(
+            (branch.number, branch.start.attempt, branch.output_tokens)
+            for branch in changes.progress
+            if branch.start is not None
+            and branch.standing is Standing.RUNNING
+            and branch.request.branches[0].number in self._told
+        )
+        changes.progress.clear()
+        begins, self._begins = self._begins, False
+        return FrontCopy(
+            front=self.front,
+            term=self._term,
+            begins=begins,
+            complete=not changes.requests,
+            requests=tuple(states),
+            progress=progress,
+            over=tuple(over),
+        )
+
+    def _is_open(self, request: SentRequest) -> bool:
+        original = request.branches[0]
+        if not self._record.is_known(request) or original.standing is Standing.WITHDRAWN:
+            return False
+        return request.admitted and (request.attempts > 0 or request.reservation is not None)

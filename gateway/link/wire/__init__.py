@@ -1,0 +1,1 @@
+"""What travels between processes: messages, what they tell of a front, and connections."""
