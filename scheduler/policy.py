@@ -28,6 +28,8 @@ class Policy:
             step may take with a batch-class request.
         batch_opens_s: time before its deadline in which a batch-class request may open an idle
             group (objective `cost`).
+        pressed_share: last share of the time that a request may wait, in which it goes before all
+            that can wait longer, whatever their class.
         ageing: prefill seconds that a second of waiting is worth in the order of a queue.
         lower_class_share: share of the service that is kept for each lower class that waits.
         looks: bound of the tries without a start at one event.
@@ -52,6 +54,7 @@ class Policy:
     tpot_share: float = 1.0
     batch_pace_share: float = 0.66
     batch_opens_s: float = 900.0
+    pressed_share: float = 0.5
     ageing: float = 0.1
     lower_class_share: float = 0.05
     looks: int = 8

@@ -40,7 +40,8 @@ from scheduler.model.refusals import (
     why_none_is_open,
 )
 from scheduler.placement.quotes import Quote
-from scheduler.queue.model_queue import Due, Queued, QueueLimits
+from scheduler.queue.model_queue import QueueLimits
+from scheduler.queue.queued import Due, Queued
 from scheduler.queue.waiting_pass import PassResult, TryResult, run_pass
 from scheduler.tracked_request import TrackedRequest
 
@@ -115,9 +116,8 @@ class ModelScheduler:
                 evictions = self._evict(request, quote)
             else:
                 quote = self.model_state.figures(query, now)
-        last_start_s = request.deadline_s - optimistic_s
         state = self.model_state
-        queued = state.queued(tracked, quote, last_start_s, now, start_s)
+        queued = state.queued(tracked, quote, request.deadline_s - optimistic_s, now, start_s)
         wait_s = state.wait_s(request, queued.prefill_s)
         late = quote is None or now + wait_s + queued.service_s > state.latest_wait_s(tracked)
         if late and not waits_for_home(state, tracked, now):

@@ -39,7 +39,8 @@ from scheduler.policy import Policy
 from scheduler.prefix.engine_caches import EngineCaches
 from scheduler.prefix.prefix_index import PrefixIndex
 from scheduler.prefix.token_blocks import CacheEvents, CacheReset
-from scheduler.queue.model_queue import ModelQueue, Queued, QueueLimits
+from scheduler.queue.model_queue import ModelQueue, QueueLimits
+from scheduler.queue.queued import Queued
 from scheduler.tracked_request import TrackedRequest
 
 PATIENCE = 3.0
@@ -152,6 +153,8 @@ class ModelState:
         """Sets the promised time to first token of a new request, and its expected resources.
         `count`: include the promise in the mean against which saturation is measured."""
         request = tracked.request
+        if count:
+            self.queue.arrived(request)
         solo_s = self.fleet.solo_prefill_s(request.prompt_tokens)
         tracked.ttft_s = max(request.slo.ttft_s, PATIENCE * solo_s)
         lengths, longest = self.fleet.lengths, request.max_output_tokens

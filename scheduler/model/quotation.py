@@ -9,6 +9,7 @@ from scheduler.model.awaited_server import AWAITS_SERVER, awaited_server_s
 from scheduler.model.lost_prefix import waits_for_home
 from scheduler.model.model_state import ModelState
 from scheduler.model.refusals import why_none_is_open
+from scheduler.model.told import told
 from scheduler.tracked_request import TrackedRequest
 
 
@@ -34,6 +35,7 @@ def quote_request(model_state: ModelState, request: Request, now: float) -> Deci
     if awaits_server:
         reason = AWAITS_SERVER
     if index is not None:
+        quote.tell(index, *told(model_state.fleet, query, quote, index, now))
         chosen, tier = model_state.fleet.states[index].facts.name, Tier.LOCAL
         reason = transitions.start_reason(quote, index)
     elif remote is not None and (late or not has_room):

@@ -23,6 +23,7 @@ from scheduler.model.comparison import must_compare
 from scheduler.model.lost_prefix import lost_prefix_nano_usd
 from scheduler.model.model_state import URGENT, ModelState
 from scheduler.model.refusals import FOR_LACK_OF_ROOM
+from scheduler.model.told import told
 from scheduler.overflow.overflow import RemoteQuote
 from scheduler.placement.quotes import PlacementQuery, Quote
 from scheduler.placement_state import PlacementState, Resident
@@ -56,6 +57,7 @@ def start_self_hosted(
         nano_usd_per_s=model_state.fleet.nano_usd_per_s.item(index),
         is_retry=tracked.failed,
     )
+    quote.tell(index, *told(model_state.fleet, query, quote, index, now))
     model_state.fleet.add(index, resident, now)
     if request.slo.slo_class is SloClass.BATCH:
         model_state.batch[request.request_id] = index

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from scheduler.contract import EngineReport
 from scheduler.engine_steps import EngineSteps
@@ -12,22 +13,30 @@ from scheduler.output_length import OutputLengths
 from scheduler.placement.interference import Streams
 from scheduler.placement.pooled_fit import PooledFit
 from scheduler.placement.prediction_errors import PredictionErrors
+from scheduler.placement.prefill_stalls import PrefillStalls
 from scheduler.placement_state import Placement
 from scheduler.step_time.expert_law import ExpertCounts
 from scheduler.step_time.expert_loads import ExpertLoads
-from scheduler.step_time.own_load import OwnLoad, PromptsUnderway
+from scheduler.step_time.own_load import OwnCounts, OwnLoad, PromptsUnderway
 from scheduler.step_time.prefill_periods import PrefillPeriods
 from scheduler.step_time.single_steps import windows_of
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import QWEN3_30B_H100, StepModel
-from scheduler.step_time.step_windows import SETTLE_S, Window, WindowMeter, prefill_window
+from scheduler.step_time.step_windows import SETTLE_S, WindowMeter, prefill_window
 from scheduler.step_time.transfer_fit import transfer_window
 
 MOST_STEPS_KEPT = 4096
-STRETCH_S = 15.0
-"""Time in which the recent share of prefills is forgotten to 1/e: about that of an answer."""
 STEPS_STALE_S = 10.0
 """Time after the last single steps from which the counters are fitted again."""
+
+
+class TokensSeen(NamedTuple):
+    """What `Group.stalls` has seen of own tokens: totals as in `OwnCounts`, and T(B) over the
+    tokens per step when they were read; 0 on an idle group."""
+
+    gaps: int = 0
+    gaps_s: float = 0.0
+    token_s: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,9 +52,12 @@ class Group:
     own: OwnLoad = field(default_factory=OwnLoad)
     periods: dict[str, PrefillPeriods] = field(default_factory=dict)
     """Periods of own prefills, by the name of the placement."""
+    stalls: PrefillStalls = field(default_factory=PrefillStalls)
     stretch: float = 1.0
-    """Recent time between two outputs of a sequence over T(B)."""
-    stretch_at_s: float = 0.0
+    """Recent time between two outputs of a sequence over T(B), groups alike considered."""
+    tokens_seen: TokensSeen = field(default_factory=TokensSeen)
+    step_ended_s: float = -math.inf
+    """When a token told last that a step had ended."""
     applied_version: int = 0
     """Version of the fit that `model` came from."""
     experts: ExpertCounts | None = None
@@ -88,14 +100,20 @@ class Group:
         self.experts_s.clear()
 
     def observe(
-        self, report: EngineReport, *, sequences: int, underway: PromptsUnderway, now: float
+        self,
+        report: EngineReport,
+        *,
+        sequences: int,
+        underway: PromptsUnderway,
+        pool: PrefillStalls,
+        now: float,
     ) -> bool:
         """Feeds a report of all members to the fit; returns whether the model has changed.
         `sequences`: own ones; `underway`: what is computed of pending prompts."""
         last = self.last_report
         own = self.own.at(sequences=sequences, kv_tokens=self.kv_paced_tokens, underway=underway)
         window = self.meter.take(report, own)
-        self._observe_stretch(window, now)
+        self._observe_stalls(own, pool, now)
         # Single steps say more than the counters of the same time.
         if window is not None and not self.has_steps(now):
             self.fit.observe(window)
@@ -107,15 +125,17 @@ class Group:
             self.last_report = report
         return self.fit.version != self.applied_version
 
-    def _observe_stretch(self, window: Window | None, now: float) -> None:
-        """Without a usable window nothing decoded, and what was seen before fades."""
-        seen = 1.0
-        if window is not None and not window.disturbance:
-            model = self.model
-            steps_s = model.decode_step_s(window.batch, window.kv_tokens)
-            seen = max(1.0, window.step_s / steps_s)
-        passed_s, self.stretch_at_s = now - self.stretch_at_s, now
-        self.stretch += (1.0 - math.exp(-passed_s / STRETCH_S)) * (seen - self.stretch)
+    def _observe_stalls(self, own: OwnCounts, pool: PrefillStalls, now: float) -> None:
+        """Own answers tell, because windows leave out times in which hardly a token came."""
+        token_s = self.full_step_s(self.batch) / self.model.tokens_per_step
+        seen, self.tokens_seen = self.tokens_seen, TokensSeen(own.gaps, own.gaps_s, token_s)
+        gaps, gaps_s = own.gaps - seen.gaps, own.gaps_s - seen.gaps_s
+        if seen.token_s and token_s:
+            token_s = (seen.token_s + token_s) / 2.0
+        decode_s = gaps * (token_s or seen.token_s)
+        for stalls in (self.stalls, pool):
+            stalls.observe(decode_s, max(decode_s, gaps_s), now)
+        self.stretch = self.stalls.stretch(pool)
 
     def prefills(self, placement: str) -> PrefillPeriods:
         """The periods of a placement."""

@@ -36,7 +36,8 @@ def observe_reports(fleet: SelfHostedFleet, group: Group, now: float) -> None:
     report = joined(whole)
     underway = sum((_underway(state, report.at_s) for state in states), NONE_UNDERWAY)
     sequences = sum(state.sequences for state in states)
-    if group.observe(report, sequences=sequences, underway=underway, now=now):
+    pool = fleet.pooled[group.fit.prior].stalls
+    if group.observe(report, sequences=sequences, underway=underway, pool=pool, now=now):
         apply_fit(fleet, group)
     fleet.stretch[group.members] = group.stretch
 
@@ -58,9 +59,10 @@ def apply_fit(fleet: SelfHostedFleet, group: Group) -> None:
         fleet.chunk_s[member] = chunk_s(fleet.states[member].facts, group.model)
 
 
-def prompt_sent(fleet: SelfHostedFleet, index: int, now: float) -> None:
-    """Records that a prompt is about to be sent to a placement."""
+def prompt_sent(fleet: SelfHostedFleet, index: int, prefill_s: float, now: float) -> None:
+    """Records that a prompt is about to be sent to a placement. `prefill_s`: as predicted."""
     state, group = fleet.states[index], fleet.groups[index]
+    fleet.pooled[group.fit.prior].stalls.prompt_sent(prefill_s)
     periods = group.prefills(state.facts.name)
     periods.sent(now, pending=len(state.pending), sequences=group.batch)
     if not _is_told(fleet, index, now):
@@ -70,6 +72,7 @@ def prompt_sent(fleet: SelfHostedFleet, index: int, now: float) -> None:
 def first_token(fleet: SelfHostedFleet, index: int, resident: Resident, now: float) -> None:
     """Feeds the time to the first token of a prompt to the fit, once no other is pending."""
     state, group, request = fleet.states[index], fleet.groups[index], resident.request
+    group.step_ended_s = now
     if resident.predicted_ttft_s is not None:
         fleet.errors.observe(resident.predicted_ttft_s, now - resident.started_s)
     periods = group.prefills(state.facts.name)
@@ -88,11 +91,13 @@ def first_token(fleet: SelfHostedFleet, index: int, resident: Resident, now: flo
         group.fit.observe_period(period, group.kv_paced_tokens)
 
 
-def attempt_removed(fleet: SelfHostedFleet, index: int, request_id: str) -> None:
+def attempt_removed(fleet: SelfHostedFleet, index: int, request_id: str, now: float) -> None:
     """Records that an attempt ends; one without a first token leaves its period unclear."""
-    state = fleet.states[index]
+    state, group = fleet.states[index], fleet.groups[index]
     if request_id in state.pending:
-        fleet.groups[index].prefills(state.facts.name).spoil()
+        group.prefills(state.facts.name).spoil()
+    else:
+        group.step_ended_s = now
 
 
 def _is_told(fleet: SelfHostedFleet, index: int, now: float) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from scheduler.output_length import Floats
+from scheduler.placement.prefill_stalls import PrefillStalls
 from scheduler.step_time.step_model import StepModel
 
 ALIKE = 0.2
@@ -38,6 +39,8 @@ class PooledFit:
     def __init__(self) -> None:
         self._sum: Floats = np.zeros(len(_FIELDS))
         self._fits: dict[Hashable, Floats] = {}
+        self.stalls = PrefillStalls()
+        """What the groups have seen of prefills between their outputs."""
 
     def __len__(self) -> int:
         """Number of groups whose fit is in the mean."""

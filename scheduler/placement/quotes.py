@@ -158,6 +158,11 @@ class Quote:
             self.slowest_ttft_s,
         )
 
+    def tell(self, index: int, ttft_s: float, tpot_s: float) -> None:
+        """Replaces the times of one placement by those that the client is told."""
+        self.figures[_TTFT, index] = ttft_s
+        self.figures[_TPOT, index] = tpot_s
+
     @property
     def wait_s(self) -> Floats:
         """Time until the prefills before the request's own are done."""

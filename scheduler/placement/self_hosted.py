@@ -183,7 +183,7 @@ class SelfHostedFleet:
     def add(self, index: int, resident: Resident, now: float) -> None:
         """Adds an attempt to a placement."""
         request = resident.request
-        learning.prompt_sent(self, index, now)
+        learning.prompt_sent(self, index, resident.prefill_s, now)
         state = self.states[index]
         if state.pending and now < self.phase_s.item(0, index):
             state.computing += 1  # the step that computes the others has not begun
@@ -240,7 +240,7 @@ class SelfHostedFleet:
         older_s = CURVE_AGE_S / (len(group.streams) or 0.5)
         for member in group.members:
             self.curve_at_s[member] -= older_s
-        learning.attempt_removed(self, index, request_id)
+        learning.attempt_removed(self, index, request_id, now)
         resident = self.states[index].remove(request_id, now)
         self.kv_plans.outdate(index)
         self.sync(index, now)

@@ -1,11 +1,16 @@
 """The bounded queue of one model, and the order in which its requests are tried.
 
-Classes have strict priority, with one exception: a lower class that waits earns credit, a share of
-the service given to higher classes, and goes first once the credit covers its next request. Within
-a class, the tenant with the least weighted service goes first; within a tenant, the request with
-the shortest predicted prefill, where each second of waiting counts as `ageing` seconds of prefill.
-Earliest-deadline order would collapse under overload, so deadlines do not set the order. A request
-whose time to first token is lost moves behind all others, until its time in the queue is up.
+The class decides who is late when not all can be in time, and not who waits while they can: a
+request that is pressed, because much of the time that it may wait is gone, goes before all that can
+wait longer, whatever their class. Where a higher class loses more than a few requests (not all can
+be in time), none of a lower class does. Among the pressed, and among the others, classes have
+strict priority, with one exception: a lower class that waits earns credit, a share of the service
+given to higher classes, and goes first once the credit covers its next request. The batch class is
+never pressed. Within a class, the tenant with the least weighted service goes first; within a
+tenant, the request with the shortest predicted prefill, where each second of waiting counts as
+`ageing` seconds of prefill. Deadlines set no finer order than that, because earliest-deadline order
+would collapse under overload. A request whose time to first token is lost moves behind all others,
+until its time in the queue is up.
 
 If the queue is full, a request leaves it: one of the lowest class, and in this class of the tenant
 with the most queued requests per weight. A tenant whose share is full gets a place only from a
@@ -14,16 +19,16 @@ lower class of its own.
 
 from __future__ import annotations
 
-import enum
 import heapq
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from operator import attrgetter
 
 from scheduler.contract import Request, SloClass
 from scheduler.policy import Policy
+from scheduler.queue.class_lines import ClassLines, Lines, by_order, put, take
 from scheduler.queue.fairness import ServiceCounters
+from scheduler.queue.lost_share import LostShare
+from scheduler.queue.queued import Due, Queued
 from scheduler.queue.room import QueueLimits as QueueLimits
 from scheduler.queue.room import QueueRoom
 
@@ -34,67 +39,8 @@ MOST_SCANNED = 64
 """Bounds of the tenants, and of the requests of each, that one pass goes through."""
 MOST_CREDIT_REQUESTS = 4.0
 """Bound of a class's credit, in multiples of its next request."""
-
-
-class Due(enum.IntEnum):
-    """An action that becomes due for a queued request."""
-
-    SPILL = 0
-    """Send it to a remote: a later start there would be late."""
-    LAST_CALL = 1
-    """Try once more, with more tolerance: its time to first token is nearly up."""
-    LATE = 2
-    """Its time to first token is lost."""
-    EXPIRED = 3
-    """It has waited for as long as it may."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Queued:
-    """A request that waits, with the times at which its next actions become due.
-
-    `spill_s`: None if no remote may take the request. `service_s`: predicted time from its start to
-    its first token; `margin_s`: kept for its error. `work_s`: predicted time that it takes of a
-    full group.
-    """
-
-    request: Request
-    spill_s: float | None
-    last_call_s: float
-    late_s: float
-    expires_s: float
-    prefill_s: float
-    service_s: float
-    work_s: float
-    margin_s: float = 0.0
-    late: bool = False
-    self_hosted: bool = True
-    """Whether a self-hosted placement may take it, now or later; else it waits for a remote."""
-    order: tuple[float, int] = (0.0, 0)
-    """Seat in its tenant's line, given by the queue."""
-
-    @property
-    def promised_s(self) -> float:
-        """The promised time to first token, s after arrival."""
-        return self.late_s + self.service_s + self.margin_s - self.request.arrival_s
-
-
-_by_order = attrgetter("order")
-_Line = dict[str, list[Queued]]
-
-
-@dataclass(slots=True)
-class _ClassQueue:
-    """Requests of one class by tenant, in order; empty lines are not kept."""
-
-    live: _Line = field(default_factory=dict)
-    late: _Line = field(default_factory=dict)
-    for_remotes: _Line = field(default_factory=dict)
-    """Requests that no self-hosted placement may take. No other request waits behind them."""
-    credit_s: float = 0.0
-    work_s: float = 0.0
-    """Predicted work of the live requests."""
-    count: int = 0
+PRESSABLE = (SloClass.INTERACTIVE, SloClass.STANDARD)
+"""Classes whose requests are pressed. The batch class runs in what is free."""
 
 
 class ModelQueue:
@@ -103,11 +49,12 @@ class ModelQueue:
     def __init__(self, limits: QueueLimits, policy: Policy) -> None:
         self.room = QueueRoom(limits)
         self._policy = policy
-        self._classes = {name: _ClassQueue() for name in SloClass}
+        self._classes = {name: ClassLines() for name in SloClass}
         self._by_id: dict[str, Queued] = {}
         self._due: list[tuple[float, Due, str, int]] = []
         self._arrivals = 0
         self.counters = ServiceCounters()
+        self._lost = {name: LostShare() for name in PRESSABLE}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -142,21 +89,26 @@ class ModelQueue:
         self._arrivals += 1
         queued.order = (self._order_s(request, queued.prefill_s), self._arrivals)
         line = self._classes[request.slo.slo_class]
-        if request.tenant not in line.live and request.tenant not in line.late:
-            self.counters.tenant_returned(request.tenant, line.live)
+        if not any(request.tenant in lines for lines in (line.live, line.pressed, line.late)):
+            self.counters.tenant_returned(request.tenant, (*line.live, *line.pressed))
         self._enter(queued)
         self._by_id[request.request_id] = queued
         self.room.add(request)
-        for due_s, due in _dues(queued):
+        for due_s, due in self._dues(queued):
             self.schedule(queued, due, due_s)
         if len(self._due) > 6 * len(self._by_id) + 64:
             # Entries of requests that left are dropped here: the heap stays bounded too.
             self._due = [
                 (due_s, due, waiting.request.request_id, waiting.order[1])
                 for waiting in self._by_id.values()
-                for due_s, due in _dues(waiting)
+                for due_s, due in self._dues(waiting)
             ]
             heapq.heapify(self._due)
+
+    def arrived(self, request: Request) -> None:
+        """Counts a request of the model, whether it will wait or not."""
+        if (lost := self._lost.get(request.slo.slo_class)) is not None:
+            lost.arrived()
 
     def schedule(self, queued: Queued, due: Due, at_s: float) -> None:
         """Schedules an action for a request that waits."""
@@ -180,27 +132,40 @@ class ModelQueue:
             if name is mine:
                 line.credit_s = max(0.0, line.credit_s - queued.work_s)
                 below = True
-            elif below and line.live:
+            elif below and (head := line.head) is not None:
                 owed_s = line.credit_s + self._policy.lower_class_share * queued.work_s
-                line.credit_s = min(owed_s, MOST_CREDIT_REQUESTS * _head(line.live).work_s)
+                line.credit_s = min(owed_s, MOST_CREDIT_REQUESTS * head.work_s)
 
     def candidates(self, *, hold_late: bool = False) -> Iterator[tuple[int, Queued]]:
         """Requests for self-hosted placements, in the order in which they are to be tried, each
         with its rank.
 
-        A lower rank goes first, but a class whose credit covers its next request goes before all.
+        A lower rank goes first, but a class whose credit covers its next request goes before all,
+        and pressed requests of all classes go first with the rank of the highest class that waits.
         A request whose time to first token is lost ranks below all others; `hold_late` leaves it
         out. The caller stops when the tries are used up, or at the first request whose rank is
         higher than the rank of an earlier one that competes with it for the same places.
         """
-        for rank, line in enumerate(self._classes.values()):
-            if line.live and line.credit_s >= _head(line.live).work_s:
-                for queued in self._by_tenant(line.live):
-                    yield rank, queued
-        for rank, line in enumerate(self._classes.values()):
-            if line.live:
-                for queued in self._by_tenant(line.live):
-                    yield rank, queued
+        classes = tuple(enumerate(self._classes.values()))
+        for rank, line in classes:
+            if line.covered:
+                for lines in filter(None, (line.pressed, line.live)):
+                    for queued in self._by_tenant(lines):
+                        yield rank, queued
+        first = min((rank for rank, line in classes if line.head is not None), default=0)
+        pressed_upto = len(classes)
+        for rank, (name, line) in enumerate(self._classes.items()):
+            if line.pressed:
+                for queued in self._by_tenant(line.pressed):
+                    yield first, queued
+            if name in self._lost and self._lost[name].exceeded:
+                pressed_upto = rank  # lower classes would go at the expense of this one
+                break
+        for rank, line in classes:
+            for lines in (line.pressed if rank > pressed_upto else {}, line.live):
+                if lines:
+                    for queued in self._by_tenant(lines):
+                        yield rank, queued
         if hold_late:
             return
         for rank, line in enumerate(self._classes.values(), start=len(self._classes)):
@@ -235,12 +200,13 @@ class ModelQueue:
         """
         for name, line in self._classes.items():
             if name is request.slo.slo_class:
-                others = [self.counters.served(t) for t in line.live if t != request.tenant]
+                tenants = (*line.live, *line.pressed)
+                others = [self.counters.served(t) for t in tenants if t != request.tenant]
                 if not others:
                     return True
                 mine = self.counters.served(request.tenant)
                 return mine <= min(others) + slack_nano_usd / request.weight
-            if line.live:
+            if line.head is not None:
                 return False
         return True
 
@@ -268,10 +234,12 @@ class ModelQueue:
             if name is not request.slo.slo_class:
                 work_s += line.work_s
                 continue
-            if waiting := line.live.get(request.tenant):
+            waiting = line.live.get(request.tenant, ())
+            pressed = len(line.pressed.get(request.tenant, ()))
+            if waiting or pressed:
                 seat = (self._order_s(request, prefill_s), self._arrivals)
-                before = bisect_left(waiting, seat, key=_by_order)
-                work_s += line.work_s * before / len(waiting)
+                before = pressed + bisect_left(waiting, seat, key=by_order)
+                work_s += line.work_s * before / (pressed + len(waiting))
             break
         return work_s
 
@@ -290,7 +258,7 @@ class ModelQueue:
             line = self._classes[name]
             mine = name is request.slo.slo_class
             if line.count:
-                lines = line.late or line.for_remotes or line.live
+                lines = line.late or line.for_remotes or line.in_time()
                 longest = max(lines.values(), key=lambda w: len(w) / w[0].request.weight)
                 own = (len(lines.get(request.tenant, ())) + 1) / request.weight
                 if mine and not line.late and own >= len(longest) / longest[0].request.weight:
@@ -306,7 +274,7 @@ class ModelQueue:
             if name is request.slo.slo_class:
                 return None
             line = self._classes[name]
-            for lines in (line.late, line.for_remotes, line.live):
+            for lines in (line.late, line.for_remotes, line.in_time()):
                 if waiting := lines.get(request.tenant):
                     fits = self.room.fits(request, waiting[-1].request)
                     return waiting[-1] if fits else None
@@ -330,7 +298,11 @@ class ModelQueue:
                 continue
             if due is Due.EXPIRED:
                 self.remove(request_id)
+            elif due is Due.PRESSED:
+                self._press(queued)
             elif due is Due.LATE:
+                if (lost := self._lost.get(queued.request.slo.slo_class)) is not None:
+                    lost.lost()
                 self._leave(queued)
                 queued.late = True
                 self._enter(queued)
@@ -340,7 +312,7 @@ class ModelQueue:
         aged_s = request.arrival_s - PRIORITY_STEP_S * request.priority
         return prefill_s + self._policy.ageing * aged_s
 
-    def _by_tenant(self, lines: _Line) -> Iterator[Queued]:
+    def _by_tenant(self, lines: Lines) -> Iterator[Queued]:
         """The first request of each tenant, least service first, then the second of each, etc."""
         tenants = heapq.nsmallest(MOST_TENANTS, lines, key=self.counters.served)
         waiting = [tuple(lines[tenant][:MOST_SCANNED]) for tenant in tenants]
@@ -349,30 +321,51 @@ class ModelQueue:
                 if depth < len(line) and line[depth].request.request_id in self._by_id:
                     yield line[depth]
 
-    def _lines(self, queued: Queued) -> _Line:
+    def _lines(self, queued: Queued) -> Lines:
         line = self._classes[queued.request.slo.slo_class]
         if not queued.self_hosted:
             return line.for_remotes
-        return line.late if queued.late and self._policy.shedding else line.live
+        if queued.late and self._policy.shedding:
+            return line.late
+        return line.pressed if queued.pressed else line.live
+
+    def _press(self, queued: Queued) -> None:
+        """Moves a request before those that can wait longer."""
+        before = self._lines(queued)
+        queued.pressed = True
+        after = self._lines(queued)
+        if after is not before:
+            take(before, queued)
+            put(after, queued)
 
     def _enter(self, queued: Queued) -> None:
         line, lines = self._classes[queued.request.slo.slo_class], self._lines(queued)
-        insort(lines.setdefault(queued.request.tenant, []), queued, key=_by_order)
+        put(lines, queued)
         line.count += 1
-        if lines is line.live:
+        if lines is line.live or lines is line.pressed:
             line.work_s += queued.work_s
 
     def _leave(self, queued: Queued) -> None:
         line, lines = self._classes[queued.request.slo.slo_class], self._lines(queued)
-        waiting = lines[queued.request.tenant]
-        del waiting[bisect_left(waiting, queued.order, key=_by_order)]
-        if not waiting:
-            del lines[queued.request.tenant]
+        take(lines, queued)
         line.count -= 1
-        if lines is line.live:
+        if lines is line.live or lines is line.pressed:
             # Sums of floats drift by rounding; an empty line is exactly empty.
-            line.work_s = line.work_s - queued.work_s if line.live else 0.0
-            line.credit_s = line.credit_s if line.live else 0.0
+            waits = line.head is not None
+            line.work_s = line.work_s - queued.work_s if waits else 0.0
+            line.credit_s = line.credit_s if waits else 0.0
+
+    def _dues(self, queued: Queued) -> list[tuple[float, Due]]:
+        dues = [(queued.expires_s, Due.EXPIRED)]
+        if not queued.late:
+            dues += [(queued.last_call_s, Due.LAST_CALL), (queued.late_s, Due.LATE)]
+            if queued.spill_s is not None:
+                dues.append((queued.spill_s, Due.SPILL))
+            if queued.request.slo.slo_class in PRESSABLE:
+                may_wait_s = queued.late_s - queued.request.arrival_s
+                pressed_s = queued.late_s - self._policy.pressed_share * may_wait_s
+                dues.append((pressed_s, Due.PRESSED))
+        return dues
 
     def _waits(self, due: Due, request_id: str, arrival: int) -> Queued | None:
         """The request of a heap entry, if it still waits for the entry's action."""
@@ -380,16 +373,3 @@ class ModelQueue:
         if queued is None or queued.order[1] != arrival:
             return None
         return None if queued.late and due is not Due.EXPIRED else queued
-
-
-def _dues(queued: Queued) -> list[tuple[float, Due]]:
-    dues = [(queued.expires_s, Due.EXPIRED)]
-    if not queued.late:
-        dues += [(queued.last_call_s, Due.LAST_CALL), (queued.late_s, Due.LATE)]
-        if queued.spill_s is not None:
-            dues.append((queued.spill_s, Due.SPILL))
-    return dues
-
-
-def _head(lines: _Line) -> Queued:
-    return next(iter(lines.values()))[0]

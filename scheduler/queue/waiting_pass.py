@@ -23,7 +23,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from scheduler.contract import Action
-from scheduler.queue.model_queue import ModelQueue, Queued
+from scheduler.queue.model_queue import ModelQueue
+from scheduler.queue.queued import Queued
 
 
 class TryResult(NamedTuple):
@@ -118,6 +119,8 @@ def run_pass(
             if result.again_s is not None:
                 again_s = min(again_s, result.again_s)
     for queued in put_off[:most_quoted] if try_put_off else ():
+        if queued.request.request_id not in queue:
+            continue  # it was put off twice, and has been started
         result = try_start(queued)
         if result.action is not None:
             actions.append(result.action)

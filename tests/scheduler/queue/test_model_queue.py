@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from scheduler.contract import Request, SloClass
 from scheduler.policy import Policy
-from scheduler.queue.model_queue import Due, ModelQueue, Queued, QueueLimits
+from scheduler.queue.model_queue import ModelQueue, QueueLimits
+from scheduler.queue.queued import Due, Queued
 from tests.scheduler.requests_made import request
 
 LIMITS = QueueLimits(requests=8, size_bytes=1000)
@@ -107,13 +108,104 @@ def test_who_cannot_be_in_time_any_more_waits_behind_who_can() -> None:
     line.push(waiting(request("first"), late_s=3.0))
     line.push(waiting(request("second", arrival_s=1.0)))
     assert [(due, q.request.request_id) for due, q in line.pop_due(2.5)] == [
-        (Due.LAST_CALL, "first")
+        (Due.PRESSED, "first"),
+        (Due.LAST_CALL, "first"),
     ]
     assert [(due, q.request.request_id) for due, q in line.pop_due(3.0)] == [(Due.LATE, "first")]
     assert tried(line) == ["second"]
     line.remove("second")
     assert tried(line) == ["first"]
     assert list(line.candidates(hold_late=True)) == []
+
+
+def test_who_is_pressed_goes_before_all_that_can_wait_longer() -> None:
+    line = queue(pressed_share=0.5)
+    line.push(waiting(request("urgent", arrival_s=4.0)))
+    line.push(waiting(request("standard", SloClass.STANDARD), late_s=10.0))
+    line.push(waiting(request("batch", SloClass.BATCH), late_s=10.0))
+    assert tried(line) == ["urgent"]
+    line.push(waiting(request("early", arrival_s=4.0), late_s=7.0))
+    assert [q.request.request_id for _, q in line.pop_due(5.5)] == ["standard", "early"]
+    assert tried(line) == ["early", "standard", "urgent"], "whoever of them finds no place"
+    assert drain(line) == ["early", "standard", "urgent", "batch"]
+
+
+def test_a_pressed_request_holds_only_lower_classes_back() -> None:
+    line = queue()
+    line.push(waiting(request("a", SloClass.STANDARD), late_s=10.0))
+    line.push(waiting(request("b", SloClass.STANDARD, arrival_s=4.0)))
+    line.push(waiting(request("c", SloClass.BATCH)))
+    assert [due for due, _ in line.pop_due(5.0)] == [Due.PRESSED]
+    assert tried(line) == ["a", "b"]
+
+
+def test_the_pressed_share_by_tenant_and_keep_the_credit_of_their_class() -> None:
+    line = queue()
+    for name, tenant in (("a0", "a"), ("a1", "a"), ("b0", "b")):
+        made = request(name, SloClass.STANDARD, tenant=tenant)
+        line.push(waiting(made, late_s=10.0))
+    line.push(waiting(request("urgent"), work_s=100.0))
+    urgent = line.remove("urgent")
+    assert urgent is not None
+    line.credit_lower_classes(urgent)
+    assert len(list(line.pop_due(5.0))) == 3
+    line.push(waiting(request("first", tenant="c"), late_s=4.0))
+    assert [due for due, _ in line.pop_due(2.0)] == [Due.PRESSED]
+    line.counters.charge("a", 1.0, 10.0)
+    assert drain(line) == ["b0", "a0", "a1", "first"], "the credit covers four requests"
+
+
+def test_all_are_in_time_where_one_line_would_keep_all() -> None:
+    """Two requests of a lower class come with a burst of a higher one that then fills every place:
+    in strict order they would wait for ever."""
+    line = queue(QueueLimits(requests=200, size_bytes=100_000))
+    for i in range(2):
+        line.push(waiting(request(f"s{i}", SloClass.STANDARD), late_s=15.0))
+    for i in range(4):
+        line.push(waiting(request(f"i{i}"), late_s=15.0))
+    lost: list[str] = []
+    for second in range(60):
+        now = float(second)
+        line.push(waiting(request(f"n{second}", arrival_s=now), late_s=now + 15.0))
+        lost += [q.request.request_id for due, q in line.pop_due(now) if due is Due.LATE]
+        _, first = next(line.candidates())
+        line.remove(first.request.request_id)
+        line.credit_lower_classes(first)
+    assert lost == []
+    assert len(line) == 6
+
+
+def test_no_lower_class_is_pressed_while_a_higher_one_loses_more_than_a_few() -> None:
+    line = queue(QueueLimits(requests=200, size_bytes=100_000))
+    for i in range(40):
+        line.push(waiting(request(f"i{i}"), late_s=3.0))
+    assert sum(due is Due.LATE for due, _ in line.pop_due(3.0)) == 40
+    line.push(waiting(request("urgent", arrival_s=4.0)))
+    line.push(waiting(request("standard", SloClass.STANDARD), late_s=10.0))
+    assert [due for due, _ in line.pop_due(5.5)] == [Due.PRESSED]
+    assert tried(line) == ["urgent"]
+    assert [q.request.request_id for _, q in line.candidates(hold_late=True)] == [
+        "urgent",
+        "standard",
+    ]
+    for i in range(800):
+        line.arrived(request(f"kept{i}"))
+    assert tried(line) == ["standard", "urgent"]
+
+
+def test_the_class_decides_who_is_late_where_not_all_can_be_in_time() -> None:
+    line = queue(QueueLimits(requests=200, size_bytes=100_000), lower_class_share=0.0)
+    lost: list[str] = []
+    for second in range(60):
+        now = float(second)
+        line.push(waiting(request(f"i{second}", arrival_s=now), late_s=now + 5.0))
+        made = request(f"s{second}", SloClass.STANDARD, arrival_s=now)
+        line.push(waiting(made, late_s=now + 5.0))
+        lost += [q.request.request_id for due, q in line.pop_due(now) if due is Due.LATE]
+        _, first = next(line.candidates())
+        line.remove(first.request.request_id)
+    assert len(lost) > 20
+    assert all(name.startswith("s") for name in lost)
 
 
 def test_an_arrival_passes_its_own_tenant_but_not_who_had_less() -> None:
@@ -201,7 +293,7 @@ def test_sums_and_membership_agree_whatever_happens(steps: list[Step], shedding:
         due_s = line.next_due_s()
         assert (due_s is None) == (not inside)
         assert due_s is None or due_s <= min(q.expires_s for q in inside.values())
-        assert len(line._due) <= 6 * len(inside) + 64 + 4
+        assert len(line._due) <= 6 * len(inside) + 64 + 5
     assert sorted(drain(line)) == sorted(inside)
 
 

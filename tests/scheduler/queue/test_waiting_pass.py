@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from scheduler.contract import RefusalReason, Refuse, SloClass
 from scheduler.policy import Policy
-from scheduler.queue.model_queue import ModelQueue, Queued, QueueLimits
+from scheduler.queue.model_queue import ModelQueue, QueueLimits
+from scheduler.queue.queued import Queued
 from scheduler.queue.waiting_pass import PassResult, TryResult, run_pass
 from tests.scheduler.requests_made import request
 
@@ -84,6 +85,15 @@ def test_what_was_put_off_is_tried_after_the_others_where_that_is_asked_for() ->
     assert names(queue_pass.run(put_off=True)) == ["c", "d"]
     assert queue_pass.tried == ["a", "b", "c", "d"]
     assert names(Pass({"a": harmful(1.0), "b": IN_VAIN}).run(quoted=2, put_off=True)) == ["c"]
+
+
+def test_what_a_credited_class_has_put_off_twice_starts_once() -> None:
+    queue_pass = Pass({"a": harmful(1.5)}, "ssi")
+    urgent = queue_pass.queue.remove("c")
+    assert urgent is not None
+    for _ in range(30):
+        queue_pass.queue.credit_lower_classes(urgent)
+    assert names(queue_pass.run(put_off=True)) == ["b"]
 
 
 def test_a_restricted_one_puts_nobody_off() -> None:
