@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from scheduler.contract import PlacementKind
@@ -74,10 +75,8 @@ class Figures(NamedTuple):
     reason: str
 
 
-@dataclass(slots=True, kw_only=True)
-class Decision:
-    """The decision for a request, with its figures. Never modified after its construction; not
-    frozen, because constructing a frozen one takes three times as long.
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """The decision for a request, with its figures.
 
     `self_hosted`, `remotes`: facts of the placements, in the order of `quote` and
     `remote_quotes`.

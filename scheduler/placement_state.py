@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from scheduler.adapters.adapter_slots import AdapterSlots
 from scheduler.contract import EngineReport, Objective, PlacementKind, Request
 from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimits
@@ -100,14 +102,11 @@ class Placement:
 
 
 def _identity(facts: Placement) -> tuple[object, ...]:
-    return (
-        *(facts.name, facts.model, facts.kind, facts.group_name, facts.dp_rank),
-        facts.incarnation,
-    )
+    place = facts.name, facts.model, facts.kind, facts.group_name, facts.dp_rank
+    return (*place, facts.incarnation)
 
 
-@dataclass(slots=True, kw_only=True)
-class Resident:
+class Resident(msgspec.Struct, kw_only=True):
     """An attempt that runs on a placement."""
 
     request: Request

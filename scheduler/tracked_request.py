@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from scheduler.contract import Fault, PlacementKind, Request
 from scheduler.placement_state import Placement, PlacementState
 
@@ -19,8 +21,7 @@ class FailedAttempt:
     fault: Fault
 
 
-@dataclass(slots=True)
-class TrackedRequest:
+class TrackedRequest(msgspec.Struct):
     """State of one request. `attempts`: attempts started so far, evicted ones included."""
 
     request: Request

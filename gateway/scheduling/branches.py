@@ -7,8 +7,8 @@ attempt recorder meters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
+import msgspec
 from msgspec import structs
 
 from gateway.scheduling.attempt_recorder import AttemptRecorder, OpenAttempt, Resumed
@@ -40,8 +40,7 @@ from scheduler.port import (
 )
 
 
-@dataclass(slots=True, kw_only=True)
-class ClaimedRequest:
+class ClaimedRequest(msgspec.Struct, kw_only=True, eq=False):
     """A client's request in progress."""
 
     submission: Submission
@@ -55,11 +54,10 @@ class ClaimedRequest:
     charge_limit_nano_usd: int | None = None
     """Most that all of its attempts may be charged; None: no limit."""
     charged_nano_usd: int = 0
-    branches: list[OpenBranch] = field(default_factory=list)
+    branches: list[OpenBranch] = []
 
 
-@dataclass(slots=True, kw_only=True)
-class OpenBranch:
+class OpenBranch(msgspec.Struct, kw_only=True, eq=False):
     """A branch submitted to the core."""
 
     claimed: ClaimedRequest

@@ -12,6 +12,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import msgspec
+
 from scheduler.blame.likeness import Like, NewestByLike, like_of
 from scheduler.contract import Request
 
@@ -48,8 +50,7 @@ class EvidenceLimits:
     keys: int = 64
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, eq=False):
     """The end of one attempt. `weight`: 0 for a success, or for a rejection that nothing refutes.
     `refuted`: another placement took the request."""
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+import msgspec
 
 from scheduler.contract import EngineReport
 from scheduler.metering.weights import NO_OTHERS, Others
@@ -23,7 +24,7 @@ SHARE_WEIGHT = 0.3
 MOST_PREFILL_SHARE = 0.9
 
 
-class Own(NamedTuple):
+class Own(msgspec.Struct, frozen=True, gc=False):
     """The gateway's own load of a group at one time: all its sequences, and those that decode."""
 
     sequences: int

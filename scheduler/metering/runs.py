@@ -17,8 +17,7 @@ class NodeShare:
     decode: int
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Run:
+class Run(msgspec.Struct, kw_only=True, eq=False):
     """An attempt that runs on a group. Only the meter reads its fields."""
 
     choices: int

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from scheduler.metering.runs import NodeShare
 from scheduler.metering.totals import SCALE, SCALE_BITS
 from scheduler.step_time.step_model import StepModel
 
 
-class Weights(NamedTuple):
+class Weights(msgspec.Struct, frozen=True, gc=False):
     """Fractions of SCALE, which together are never more: of the prompt that is computed, of each
     sequence and each KV token, of all own sequences, and of others. `even`: of a sequence, if all
     had the same part. `prompt_speed`: seconds of predicted prefill that pass in a second."""
