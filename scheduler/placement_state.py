@@ -119,10 +119,8 @@ class Resident(msgspec.Struct, kw_only=True):
     hit_tokens: int
     """Prompt tokens that were expected in the prefix cache."""
     predicted_ttft_s: float | None = None
-    alone_ttft_s: float | None = None
-    """The prediction if no prompt comes later, of what a client is told; None: nothing was told."""
-    behind: bool = False
-    """Whether prompts were pending when it started."""
+    told: tuple[float, bool] | None = None
+    """`alone_ttft_s` and `behind` of what a client was told; None: nothing was."""
     kv_spread_tokens: float = 0.0
     """Tokens by which one output in ten may exceed the expected output."""
     service_nano_usd: float = 0.0

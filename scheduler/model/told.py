@@ -26,11 +26,13 @@ class Told(NamedTuple):
     """Predicted times from now on.
 
     `alone_ttft_s`: if no prompt comes later; `ttft_s`: with what such prompts typically add.
+    `behind`: whether other prompts are pending.
     """
 
     ttft_s: float
     tpot_s: float
     alone_ttft_s: float
+    behind: bool
 
 
 def told(
@@ -44,11 +46,13 @@ def told(
     stall_s = fleet.pooled[group.fit.prior].stalls.stall_s
     step_s = token_s * group.model.tokens_per_step
     alone_s = _alone_ttft_s(fleet, query, quote, index, step_s, now)
-    ratio = fleet.errors.behind if fleet.states[index].pending else fleet.errors.alone
+    behind = bool(fleet.states[index].pending)
+    ratio = fleet.errors.behind if behind else fleet.errors.alone
     return Told(
         ttft_s=alone_s * ratio.ratio,
         tpot_s=token_s * typical_stretch(mean, answer_s, stall_s),
         alone_ttft_s=alone_s,
+        behind=behind,
     )
 
 

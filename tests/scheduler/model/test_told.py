@@ -49,7 +49,7 @@ def both(fleet: SelfHostedFleet, asked: PlacementQuery, now: float = NOW) -> tup
     """What is told, and the figures of the decision."""
     quote = quote_fleet(fleet, asked, Policy(), now)
     ttft_s, tpot_s = quote.ttft_s.item(0), quote.tpot_s.item(0)
-    compared = Told(ttft_s, tpot_s, ttft_s)
+    compared = Told(ttft_s, tpot_s, ttft_s, bool(fleet.states[0].pending))
     return told(fleet, asked, quote, 0, now), compared
 
 
@@ -145,7 +145,7 @@ def test_a_first_token_teaches_it(behind: bool) -> None:
     fleet = fleet_with()
     resident = Resident(
         request=request("asked", prompt_tokens=100), started_s=NOW, promised_ttft_s=2.0,
-        kv_reserved_tokens=400, prefill_s=0.02, hit_tokens=0, alone_ttft_s=0.1, behind=behind,
+        kv_reserved_tokens=400, prefill_s=0.02, hit_tokens=0, told=(0.1, behind),
     )  # fmt: skip
     fleet.add(0, resident, NOW)
     fleet.progress(0, "asked", 1, NOW + 0.15)
