@@ -48,6 +48,8 @@ class OutputLengths:
 
     def __init__(self) -> None:
         self.table: Floats = np.tile(_PRIOR, (16, 1))
+        self.answers = 0
+        """Answers that were learnt."""
         self._lines: Floats = np.empty((16, 2, GRID_POINTS))
         """Per row, the straight lines of S between grid points, over the position on the grid."""
         self._redraw = {MODEL_ROW}
@@ -75,9 +77,14 @@ class OutputLengths:
         self._rows[key] = row
         return row
 
+    def known_row(self, key: str) -> int:
+        """The row of a key; the model's row if it has none yet."""
+        return self._rows.get(key, MODEL_ROW)
+
     def learn(self, key: str, tokens: float) -> None:
         """Learns the length of an answer that was completed."""
         self._expected.clear()
+        self.answers += 1
         bucket = math.ceil(max(0.0, STEPS_PER_OCTAVE * math.log2(max(1.0, tokens))))
         self._count(MODEL_ROW, bucket, _PRIOR)
         row = self.row(key)
@@ -113,6 +120,11 @@ class OutputLengths:
         position += flat[GRID_POINTS:].take(at)
         return position
 
+    @property
+    def learnt(self) -> bool:
+        """Whether the model's answers outweigh the prior, which is a guess."""
+        return self.answers >= PRIOR_ANSWERS
+
     def survival_of_first(self, row: int) -> float:
         """S(1) of a row."""
         return self.table.item(row, 0)
@@ -129,7 +141,7 @@ class OutputLengths:
 
     def mean(self, key: str, longest: int) -> float:
         """Expected length cut at `longest` tokens: the integral of S."""
-        table = self.table[self._rows.get(key, MODEL_ROW)]
+        table = self.table[self.known_row(key)]
         inside = self._widths.get(longest)
         if inside is None:
             if len(self._widths) >= MAX_ROWS:
@@ -140,7 +152,7 @@ class OutputLengths:
 
     def quantile(self, key: str, survival: float, longest: int) -> int:
         """Length that an answer exceeds with probability `survival`, at most `longest`."""
-        table = self.table[self._rows.get(key, MODEL_ROW)]
+        table = self.table[self.known_row(key)]
         index = int(np.count_nonzero(table > survival))  # it falls
         return min(longest, math.ceil(_GRID.item(min(index, GRID_POINTS - 1))))
 

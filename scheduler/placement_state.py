@@ -24,7 +24,7 @@ OVERDUE_FACTOR = 1.5
 """Expected total time of an overdue prefill, as a multiple of its time so far."""
 SEEN_WEIGHT = 0.1
 """Weight of a new time to first token, or of a new outcome, in the running mean."""
-PREEMPTION_RESERVE = 0.03
+PREEMPTION_RESERVE = 0.01
 """Share of the KV cache that an observed preemption adds to the reserve. The reserve halves every
 `RESERVE_HALF_LIFE_S` and is `MOST_RESERVE` at most."""
 RESERVE_HALF_LIFE_S = 60.0

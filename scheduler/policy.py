@@ -36,6 +36,7 @@ class Policy:
         open_after_share: share of the promised time to first token that passes before an idle group
             is opened while another runs (objective `cost`); 0: opened at once.
         kv_reserve: share of the KV cache that is never planned; preemptions raise it.
+        kv_sigmas: standard deviations above the expected KV tokens that a planned peak is.
         late_binding: a request waits in the gateway's queue until a placement can take it; False
             only in the laboratory: it is sent at once to the best placement, and the engine queues.
         moe_term: decisions use the experts that a batch touches, D(B); False only in the
@@ -58,7 +59,8 @@ class Policy:
     lower_class_share: float = 0.05
     looks: int = 8
     open_after_share: float = 0.25
-    kv_reserve: float = 0.02
+    kv_reserve: float = 0.01
+    kv_sigmas: float = 1.0
     late_binding: bool = True
     moe_term: bool = True
     shedding: bool = True

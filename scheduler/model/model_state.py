@@ -55,7 +55,7 @@ URGENT = (SloClass.INTERACTIVE, SloClass.STANDARD)
 """Classes that count for saturation. The batch class is expected to wait."""
 _EVICTION_HELPS = (Block.SLOTS, Block.KV, Block.TPOT)
 # numpy compares plain integers faster than enum members.
-_INTERFERENCE, _HELD = np.int8(Block.INTERFERENCE), np.int8(Block.HELD)
+_INTERFERENCE, _HELD, _KV = map(np.int8, (Block.INTERFERENCE, Block.HELD, Block.KV))
 
 
 class PlacementResult(NamedTuple):
@@ -292,8 +292,10 @@ class ModelState:
         """Returns the result of `try_place` without changing state that a later decision reads."""
         fleet = self.fleet
         lines, made_at_s = fleet.interference_lines.copy(), fleet.curve_at_s.copy()
+        plans = fleet.kv_plans.kept()
         result = self._choose(query, self._rotation + 1, now)
         fleet.interference_lines[:], fleet.curve_at_s[:] = lines, made_at_s
+        fleet.kv_plans.restore(plans)
         return result._replace(quote=result.quote.kept())
 
     def _choose(self, query: PlacementQuery, rotation: int, now: float) -> PlacementResult:
@@ -303,8 +305,11 @@ class ModelState:
         interfering = quote.blocked == _INTERFERENCE
         if np.count_nonzero(interfering):
             return PlacementResult(None, quote, float(quote.prefill_s[interfering].min()), True)
-        held = np.count_nonzero(quote.blocked == _HELD)
-        return PlacementResult(None, quote, None, bool(held))
+        if np.count_nonzero(quote.blocked == _HELD):
+            return PlacementResult(None, quote, None, True)
+        full = (quote.blocked == _KV).nonzero()[0]
+        may_fit = len(self.fleet.kv_plans.may_fit(full, query)) > 0
+        return PlacementResult(None, quote, None, may_fit)
 
     def figures(self, query: PlacementQuery, now: float) -> Quote:
         """Returns the figures of every self-hosted placement, without a choice."""

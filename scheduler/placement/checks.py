@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from scheduler.contract import SloClass
 from scheduler.output_length import Floats
+from scheduler.placement.kv_plan import KvPlans
 from scheduler.placement.objectives import ObjectiveRule
 from scheduler.placement.quotes import Block, Blocks, PlacementQuery, Quote
 from scheduler.policy import Policy
@@ -31,6 +32,7 @@ class RoomArrays(Protocol):
     """The arrays of `SelfHostedFleet` that the checks read, each of shape (placements,)."""
 
     chunk_s: Floats
+    kv_plans: KvPlans
     kv_room_tokens: Floats
     kv_variance: Floats
     serving: npt.NDArray[np.bool_]
@@ -132,13 +134,16 @@ def _check_kv(
     policy: Policy,
     waited_s: float,
 ) -> Blocks:
-    """The KV cache would be full: reserves are sums of expectations, spreads add as variances."""
+    """The KV cache would be full: if all that runs reached its expected length together, which is
+    quick to say, and at its planned peak, too. Spreads add as variances."""
     variance = query.spread_tokens**2
     most_tokens = query.reserve_tokens + math.sqrt(max(0.0, largest(fleet.kv_variance)) + variance)
     if least(fleet.kv_room_tokens) >= most_tokens:
         return blocked
     needed_tokens = query.reserve_tokens + np.sqrt(fleet.kv_variance + variance)
-    return _mark(blocked, fleet.kv_room_tokens < needed_tokens, _KV)
+    full = fleet.kv_room_tokens < needed_tokens
+    full[fleet.kv_plans.fit(full.nonzero()[0], query, query.request.arrival_s + waited_s)] = False
+    return _mark(blocked, full, _KV)
 
 
 def _check_slots(

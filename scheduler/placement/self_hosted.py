@@ -20,6 +20,7 @@ from scheduler.placement.checks import checks_for
 from scheduler.placement.decision_model import full_token_s, priced
 from scheduler.placement.groups import CarriedOver, Group, chunk_s, prior_of, stall_weight
 from scheduler.placement.interference import STALL_POINTS, write_lines
+from scheduler.placement.kv_plan import KvPlans, kv_limit_tokens
 from scheduler.placement.objectives import OBJECTIVE_RULES
 from scheduler.placement.pooled_fit import PooledFit
 from scheduler.placement.prefill_phases import prefill_phases
@@ -66,9 +67,8 @@ class SelfHostedFleet:
             group = by_group.get(facts.group_name)
             if group is None:
                 prior = prior_of(facts)
-                group = Group(
-                    name=facts.group_name, fit=StepFit(prior), model=priced(prior, policy)
-                )
+                model = priced(prior, policy)
+                group = Group(name=facts.group_name, fit=StepFit(prior), model=model)
                 by_group[facts.group_name] = group
             group.members.append(i)
             models.append(group.model)
@@ -81,9 +81,8 @@ class SelfHostedFleet:
         }
         """Pooled fits of identical groups, by their prior."""
         self.models = StepModels(models)
-        self.transfer_s: Floats = (
-            np.array([model.transfer.row for model in models]).reshape(-1, 2).T
-        )
+        transfers = [model.transfer.row for model in models]
+        self.transfer_s: Floats = np.array(transfers).reshape(-1, 2).T
         """Of a prompt's KV cache: constant, and by prompt token; shape (2, placements)."""
         self.take_prices()
         self.serving, self.serving_count = np.zeros(count, dtype=np.bool_), 0
@@ -105,6 +104,7 @@ class SelfHostedFleet:
         """Free KV tokens; infinite on an idle placement, because vLLM runs an oversized request
         alone. The same holds for `slot_room`."""
         self.context_tokens: Floats = np.full(count, np.inf)
+        self.kv_plans = KvPlans(self.states, self.kv_tokens, self.lengths, policy.kv_sigmas)
         self.prefill_end_s: Floats = np.zeros(count)
         self.first_token_due_s: Floats = np.full(count, np.inf)
         """When the first pending prefill should yield its token; infinite without one."""
@@ -143,9 +143,8 @@ class SelfHostedFleet:
         self.buffers = QuoteBuffers(count, self.all_free)
         self.curve_at_s: Floats = np.full(count, -1.0)
         self.cache_trust: Floats = np.ones(count)
-        self.full_token_s = float(
-            np.mean([full_token_s(group.model) for group in self.groups] or 0)
-        )
+        token_s = [full_token_s(group.model) for group in self.groups]
+        self.full_token_s = float(np.mean(token_s or 0))
         """Seconds per output token of a group at its full batch: the unit of queued work."""
         self._with_external = {i for i in range(count) if self.states[i].external_sequences}
         for i in range(count):
@@ -189,6 +188,7 @@ class SelfHostedFleet:
         if state.pending and now < self.phase_s.item(0, index):
             state.computing += 1  # the step that computes the others has not begun
         state.add(resident, now)
+        self.kv_plans.outdate(index)
         self.groups[index].streams.add(
             request.request_id,
             limit_s=request.slo.tpot_s,
@@ -242,6 +242,7 @@ class SelfHostedFleet:
             self.curve_at_s[member] -= older_s
         learning.attempt_removed(self, index, request_id, now)
         resident = self.states[index].remove(request_id, now)
+        self.kv_plans.outdate(index)
         self.sync(index, now)
         return resident
 
@@ -255,9 +256,8 @@ class SelfHostedFleet:
             state.record_preemptions(new_preemptions(before, report), now)
         if anew:
             state.adapters.restart()
-        (self._with_external.add if state.external_sequences else self._with_external.discard)(
-            index
-        )
+        followed = self._with_external
+        (followed.add if state.external_sequences else followed.discard)(index)
         learning.observe_reports(self, self.groups[index], now)
         self.sync(index, now)
         return anew
@@ -317,10 +317,9 @@ class SelfHostedFleet:
         external = state.external_sequences if fresh else 0
         self.sequences[index] = sequences = state.sequences + external
         self.kv_tokens[index] = state.kv_tokens + external_kv
-        capacity = state.kv_capacity_tokens
-        if capacity is not None:
-            share = 1.0 - max(self.policy.kv_reserve, state.reserve_share(now))
-            self.kv_free_tokens[index] = capacity * share - state.kv_reserved_tokens - external_kv
+        limit_tokens = kv_limit_tokens(state, self.policy.kv_reserve, now)
+        self.kv_plans.limit_tokens[index] = limit_tokens
+        self.kv_free_tokens[index] = limit_tokens - state.kv_reserved_tokens - external_kv
         if (context := state.context_tokens) is not None:
             self.context_tokens[index] = context
         self.cache_trust[index] = state.cache_trust

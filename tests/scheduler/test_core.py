@@ -244,7 +244,7 @@ def test_of_many_answers_long_ones_are_made_up_for_by_short_ones() -> None:
     alone = state.residents["r0"]
     each = alone.kv_reserved_tokens + alone.kv_spread_tokens
     assert len(state.residents) > 1.3 * 20_000 / each
-    assert state.kv_reserved_tokens + math.sqrt(state.kv_variance) <= 0.98 * 20_000
+    assert state.kv_reserved_tokens + math.sqrt(state.kv_variance) <= 0.99 * 20_000
 
 
 def test_the_engine_tells_its_kv_capacity() -> None:

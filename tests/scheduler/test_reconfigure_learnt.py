@@ -306,7 +306,7 @@ def test_external_load_and_what_preemptions_ask_for_outlast_a_reload() -> None:
     now = 1e6
     for second in range(2):
         told = report("a", now + second, gaps=second)
-        told = replace(told, counts=EngineCounts(preemptions=3 * second))
+        told = replace(told, counts=EngineCounts(preemptions=9 * second))
         core.handle(told, now + second)
     now += 1.0
     before = core._model_states["moe"].fleet

@@ -264,6 +264,16 @@ STEPS = st.lists(
 )
 
 
+KV_TOKENS = st.sampled_from([200_000, 45_000, 20_000])
+
+
+def teach_lengths(driver: Driver) -> None:
+    """Enough answers, so that KV caches are planned by their peaks."""
+    [scheduler] = driver.core._model_schedulers.values()
+    for tokens in (50, 100, 400) * 10:
+        scheduler.model_state.fleet.lengths.learn("", tokens)
+
+
 def play(driver: Driver, step: tuple[str, int, SloClass], number: int) -> None:
     what, value, slo_class = step
     running = sorted(alive(driver))
@@ -300,8 +310,8 @@ def alive(driver: Driver) -> set[str]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(STEPS)
-def test_nobody_waits_at_a_tick_whom_a_placement_could_take(steps: list[Any]) -> None:
+@given(STEPS, KV_TOKENS)
+def test_nobody_waits_at_a_tick_whom_a_placement_could_take(steps: list[Any], kv: int) -> None:
     """After a tick, no request that still waits is one that a try of its own would start now.
 
     So from the time when a placement could take it, it waits until the next tick at most; and
@@ -310,7 +320,8 @@ def test_nobody_waits_at_a_tick_whom_a_placement_could_take(steps: list[Any]) ->
     while servers are saturated and busy, and what lies beyond the bound of tries (not reached
     here: at most `looks` requests wait).
     """
-    driver = Driver(own("a", slots=3, kv=200_000), own("b", slots=3, kv=200_000), far())
+    driver = Driver(own("a", slots=3, kv=kv), own("b", slots=3, kv=kv), far())
+    teach_lengths(driver)
     for number, step in enumerate(steps):
         if step[0] in ("own", "b-only", "far", "any") and driver.core.queued_requests >= 6:
             continue
@@ -377,11 +388,14 @@ def frozen(value: Any, seen: dict[int, int]) -> Any:
 
 
 @settings(max_examples=60, deadline=None)
-@given(STEPS, st.integers(0, 40))
-def test_a_quote_changes_nothing(steps: list[Any], value: int) -> None:
+@given(STEPS, st.integers(0, 40), KV_TOKENS)
+def test_a_quote_changes_nothing(steps: list[Any], value: int, kv: int) -> None:
     """Not the state, and not one of the decisions that follow."""
-    placements = own("a", slots=3), own("b", slots=3), far(limits=RateLimits(requests_per_minute=9))
+    own_ones = own("a", slots=3, kv=kv), own("b", slots=3, kv=kv)
+    placements = *own_ones, far(limits=RateLimits(requests_per_minute=9))
     quoted, plain = Driver(*placements), Driver(*placements)
+    teach_lengths(quoted)
+    teach_lengths(plain)
     for number, step in enumerate(steps):
         asked = request(
             "asked", step[2], arrival_s=quoted.now, prompt_tokens=1 + value * 1000,

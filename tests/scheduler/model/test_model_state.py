@@ -131,6 +131,31 @@ def test_a_try_in_vain_tells_whether_time_may_help() -> None:
     assert long.interfering_prefill_s == pytest.approx(whole_s, rel=1e-6)
 
 
+def test_time_may_help_where_a_cache_has_room_for_the_prompt_but_not_at_its_peak() -> None:
+    state = model(own("a", slots=9, kv_capacity_tokens=3000))
+    for _ in range(300):
+        state.fleet.lengths.learn("", 1000)
+    assert start(state, "runs", prompt_tokens=1000, max_output_tokens=1000) == 0
+    for prompt_tokens, may_help in ((500, True), (2500, False)):
+        asked = tracked(state, prompt_tokens=prompt_tokens, max_output_tokens=1000)
+        full = state.try_place(state.query(asked, 0.0), 0.0)
+        assert full.quote.blocked.tolist() == [Block.KV]
+        assert (full.chosen, full.time_may_help) == (None, may_help)
+
+
+def test_a_preview_plans_no_cache_and_opens_no_row_of_lengths() -> None:
+    state = model(own("a", slots=9, kv_capacity_tokens=3000))
+    for _ in range(300):
+        state.fleet.lengths.learn("", 1000)
+    assert start(state, "runs", prompt_tokens=1000, max_output_tokens=1000) == 0
+    asked = tracked(state, prompt_tokens=500, max_output_tokens=1000, key_id="new")
+    state.preview_place(state.query(asked, 0.0), 0.0)
+    assert state.fleet.kv_plans.made_at_s.tolist() == [-np.inf]
+    assert state.fleet.lengths.row("opened now") == state.fleet.lengths.row("") + 1
+    state.try_place(state.query(asked, 0.0), 0.0)
+    assert state.fleet.kv_plans.made_at_s.tolist() == [0.0]
+
+
 def test_late_requests_are_held_only_while_saturated_servers_are_busy() -> None:
     state = model(own("a"))
     assert not state.holds_late

@@ -64,9 +64,12 @@ def made(draw: st.DrawFn) -> Made:
             fleet.set_serving(index, event, 0.0)
         for number in range(draw(st.integers(0, 4))):
             _run_one(draw, fleet, index, f"r{index}-{number}")
+    for _ in range(draw(st.sampled_from((0, 30)))):
+        fleet.lengths.learn("", 200)
     for index in range(len(states)):
         fleet.sync(index, NOW)
         fleet.refresh_curve(index, NOW)
+        fleet.kv_plans.refresh(index, NOW)
     return Made(fleet=fleet, query=draw(_queries(fleet)), policy=policy)
 
 

@@ -17,6 +17,7 @@ from scheduler.placement.interference import STALLS_S
 from scheduler.placement.quotes import Block, PlacementQuery
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.policy import Policy
+from tests.scheduler.placement.reference_kv_plan import planned_peak_tokens
 
 STALL_GRID = np.log1p(STALLS_S / 0.02)
 """Interference curves are straight lines over log(1 + stall / 20 ms)."""
@@ -113,6 +114,9 @@ def plain_quotes(
         if state.sequences and (capacity := state.kv_capacity_tokens) is not None:
             share = 1.0 - max(policy.kv_reserve, state.reserve_share(now))
             room = capacity * share - state.kv_reserved_tokens
+            peak_tokens = planned_peak_tokens(fleet, state, query, policy.kv_sigmas)
+            if fleet.lengths.learnt and peak_tokens <= capacity * share:
+                needed = 0.0
         block = Block.FREE
         if query.excluded is not None and query.excluded[i]:
             block = Block(int(query.excluded[i]))

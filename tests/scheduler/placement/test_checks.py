@@ -25,7 +25,7 @@ def test_a_later_check_overrides_an_earlier_one() -> None:
     fleet, policy = idle_fleet(2, Objective.LATENCY)
     assert blocked(fleet, policy) == [Block.FREE, Block.FREE]
     assert blocked(fleet, policy, ttft_s=1e-6) == [Block.TTFT, Block.TTFT]
-    fleet.kv_room_tokens[0] = 10.0
+    fleet.kv_room_tokens[0] = fleet.kv_plans.limit_tokens[0] = 10.0
     assert blocked(fleet, policy, ttft_s=1e-6) == [Block.KV, Block.TTFT]
     fleet.slot_room[0] = 0.0
     assert blocked(fleet, policy, ttft_s=1e-6) == [Block.SLOTS, Block.TTFT]
