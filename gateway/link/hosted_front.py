@@ -81,6 +81,7 @@ class HostedFront:
         self.version = hello.version
         self.session = self._host.add(self)
         self._states.clear()
+        self._copies = FrontCopies()
         return Welcome(
             version=WIRE_VERSION,
             fleet=self._host.fleet_update(),

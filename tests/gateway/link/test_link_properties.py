@@ -387,7 +387,9 @@ class LinkMachine(RuleBasedStateMachine):
     @precondition(lambda self: bool([b for b in self.mine() if b.running]))
     @rule(data=st.data(), outcome=st.sampled_from(AttemptOutcome))
     def end_attempt(self, data: st.DataObject, outcome: AttemptOutcome) -> None:
-        branch = self.some(data, [b for b in self.mine() if b.running])
+        self._end(self.some(data, [b for b in self.mine() if b.running]), outcome)
+
+    def _end(self, branch: Branch, outcome: AttemptOutcome) -> None:
         branch.ending, branch.running = branch.running, 0
         self.marks += 1
         self.sent_marks.append(
@@ -550,7 +552,12 @@ class LinkMachine(RuleBasedStateMachine):
                     other.cut()
                 await self.forget_joining(1 - front)
                 self.note_told(old.remote.incarnation, other.remote)
-            self.told = [each for each in self.told if each.holder != old.remote.incarnation]
+            self.told = [
+                each
+                for each in self.told
+                if each.holder != old.remote.incarnation
+                or self.is_booked(each, self.books.rows[: self.books._durable])
+            ]
             if not old.near.lost:
                 old.cut()
             await self.forget_joining(front)
@@ -574,14 +581,20 @@ class LinkMachine(RuleBasedStateMachine):
         self.run_now(kill())
 
     @precondition(lambda self: self.own is not None)
-    @rule(gone=st.booleans(), heard=st.booleans(), name=st.sampled_from(IDS))
-    def kill_leader(self, gone: bool, heard: bool, name: str) -> None:
-        """`heard`: its front has had a request since, of which the other one was told."""
+    @rule(gone=st.booleans(), heard=st.booleans(), ends=st.booleans(), name=st.sampled_from(IDS))
+    def kill_leader(self, gone: bool, heard: bool, ends: bool, name: str) -> None:
+        """`heard`: its front has had a request since, of which the other one was told. `ends`: but
+        not of its end, which the ledger has."""
         assert self.own is not None
         if heard:
+            self.settle_down()
             self.submit(self.own, name, 100, True)
             self.tick(0.01)
             self.exchange()
+            running = [b for b in self.mine() if b.running and b.front == self.own]
+            if ends and running:
+                self._end(running[-1], AttemptOutcome.OK)
+                self.exchange()
         self.kill(self.own, gone)
 
     def note_told(self, incarnation: str, holder: RemoteScheduler) -> None:
@@ -589,10 +602,20 @@ class LinkMachine(RuleBasedStateMachine):
         now = self.books.clock.now_s
         kept = holder.copies.fronts.get(incarnation)
         for state in () if kept is None else kept.states(now):
+            # With the end of its request an attempt that runs is over, and is booked by nobody.
+            ended = {each.start.attempt for branch in state.branches for each in branch.ended}
             self.told += [
                 Told(holder.incarnation, key.request_id, key.attempt, now - key.started_ago_s)
                 for key in attempt_keys(state)
+                if state.ended is None or key.attempt in ended
             ]
+
+    def is_booked(self, told: Told, rows: list[tuple[float, SettledAttempt]]) -> bool:
+        return any(
+            (account.request_id, account.attempt) == (told.original_id, told.attempt)
+            and at_s >= told.started_s - 1e-7
+            for at_s, account in rows
+        )
 
     async def forget_joining(self, front: int) -> None:
         joining, self.joining[front] = self.joining[front], None
@@ -722,11 +745,7 @@ class LinkMachine(RuleBasedStateMachine):
                     for at_s, account in self.books.rows
                 ), f"{mark} is lost"
         for each in self.told:
-            assert any(
-                (account.request_id, account.attempt) == (each.original_id, each.attempt)
-                and at_s >= each.started_s - 1e-7
-                for at_s, account in self.books.rows
-            ), f"{each} is lost"
+            assert self.is_booked(each, self.books.rows), f"{each} is lost"
         found = Counter((a.request_id, a.attempt) for _, a in self.books.rows)
         for key, rows in found.items():
             assert rows <= self.begun[key], f"{key} ran {self.begun[key]} times, booked {rows}"

@@ -173,13 +173,14 @@ class Clients:
             assert spent <= CAP + untold, f"{session} has spent {spent} of {CAP} and {untold}"
 
     async def untold(self, upstream: Counting) -> list[int]:
-        """Returns the tokens that are not booked of each stream of a killed leader's front."""
+        """Returns the tokens that are not booked of streams of a killed leader's front."""
         booked = await self.booked()
-        return sorted(
+        missing = (
             upstream.tokens_by_text[asked.text] - booked.get(asked.text, 0)
             for asked in self.asked
             if asked.cut_short
         )
+        return sorted(tokens for tokens in missing if tokens)
 
     async def booked(self) -> dict[str, int]:
         """Returns the tokens that are booked, by text of the request."""

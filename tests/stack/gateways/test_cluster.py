@@ -158,13 +158,14 @@ async def faulty(made: Cluster, upstream: Counting, clients: Clients, fault: str
         await asyncio.gather(*(stream.first_token.wait() for stream in (lost, *kept)))
     counted = upstream.tokens_by_text[lost.text]
     await serving.until(lambda: upstream.tokens_by_text[lost.text] >= counted + 200)
-    term = await made.term()
+    # On a machine that is too busy it may have lost its lease by now.
+    leads, term = await made.leader() is leader, await made.term()
     began_s = time.monotonic()
     match fault:
         case "kill":
             await leader.kill()
             clients.killed(leader)
-            lost.told = counted
+            lost.told = counted if leads else 0
         case "stop":
             leader.signal(signal.SIGSTOP)
         case "cut":
@@ -173,7 +174,7 @@ async def faulty(made: Cluster, upstream: Counting, clients: Clients, fault: str
     repeats = [asyncio.create_task(each.insist(others)) for each in (lost, kept[0])]
     await ask_again(others[0])
     away_s = time.monotonic() - began_s
-    assert await made.term() > term
+    assert await made.term() > term or not leads
     ended = await asyncio.gather(*repeats)
     assert ended == [grpc.StatusCode.ALREADY_EXISTS] * 2, "their clients had output"
     assert await asyncio.gather(*streams) == [grpc.StatusCode.OK] * len(streams)
