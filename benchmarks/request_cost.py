@@ -53,7 +53,7 @@ class Bench:
         self.names = [state.facts.name for state in self.hosted.local.core.placements]
         self.rng = np.random.default_rng(1)
         self.tokens = tokens
-        self.gap_s = (TTFT_S + tokens * TOKEN_S) / max(1, at_once * placements)
+        self.gap_s = (TTFT_S + tokens * TOKEN_S) / (at_once * placements)
         self.taken_us: dict[str, list[float]] = defaultdict(list)
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.pushed = 0
@@ -166,7 +166,7 @@ def main() -> int:
     """Prints a row per number of placements."""
     parser = argparse.ArgumentParser(description="CPU of the scheduler's side per request.")
     parser.add_argument("--placements", type=int, nargs="+", default=[2, 8, 64])
-    parser.add_argument("--running", type=int, default=8, help="requests a placement; 0: one alone")
+    parser.add_argument("--running", type=int, default=8, help="requests a placement")
     parser.add_argument("--tokens", type=int, default=40, help="of each answer")
     parser.add_argument("--count", type=int, default=2000, help="requests measured")
     arguments = parser.parse_args()

@@ -35,7 +35,8 @@ def quote_request(model_state: ModelState, request: Request, now: float) -> Deci
     if awaits_server:
         reason = AWAITS_SERVER
     if index is not None:
-        quote.tell(index, *told(model_state.fleet, query, quote, index, now))
+        figures = told(model_state.fleet, query, quote, index, now)
+        quote.tell(index, figures.ttft_s, figures.tpot_s)
         chosen, tier = model_state.fleet.states[index].facts.name, Tier.LOCAL
         reason = transitions.start_reason(quote, index)
     elif remote is not None and (late or not has_room):

@@ -3,7 +3,8 @@
 Decisions compare means that cost one pass over all placements (`quoting.py`). Of the chosen one
 more is known: a prefix is in the cache or is not, and is no mean of both; a prompt that shares its
 step with no other reads the experts alone; the step that runs began when the last one gave tokens;
-and most answers meet fewer prefills than the mean.
+most answers meet fewer prefills than the mean; and prompts that are sent during the same step
+lengthen it, by a ratio that is learnt.
 """
 
 from __future__ import annotations
@@ -22,10 +23,16 @@ KNOWN_STEPS = 4.0
 
 
 class Told(NamedTuple):
-    """Predicted times from now on."""
+    """Predicted times from now on.
+
+    `alone_ttft_s`: if no prompt comes later; `ttft_s`: with what such prompts typically add.
+    `behind`: whether other prompts are pending.
+    """
 
     ttft_s: float
     tpot_s: float
+    alone_ttft_s: float
+    behind: bool
 
 
 def told(
@@ -38,13 +45,18 @@ def told(
     answer_s = query.output_tokens / request.choices * token_s
     stall_s = fleet.pooled[group.fit.prior].stalls.stall_s
     step_s = token_s * group.model.tokens_per_step
+    alone_s = _alone_ttft_s(fleet, query, quote, index, step_s, now)
+    behind = bool(fleet.states[index].pending)
+    ratio = fleet.errors.behind if behind else fleet.errors.alone
     return Told(
-        ttft_s=_ttft_s(fleet, query, quote, index, step_s, now),
+        ttft_s=alone_s * ratio.ratio,
         tpot_s=token_s * typical_stretch(mean, answer_s, stall_s),
+        alone_ttft_s=alone_s,
+        behind=behind,
     )
 
 
-def _ttft_s(
+def _alone_ttft_s(
     fleet: SelfHostedFleet,
     query: PlacementQuery,
     quote: Quote,

@@ -44,6 +44,7 @@ def start_self_hosted(
     """Starts the request on the self-hosted placement with this index."""
     request, state = tracked.request, model_state.fleet.states[index]
     prefill_s = quote.prefill_s.item(index)
+    figures = told(model_state.fleet, query, quote, index, now)
     resident = Resident(
         request=request,
         started_s=now,
@@ -53,11 +54,12 @@ def start_self_hosted(
         prefill_s=prefill_s,
         hit_tokens=int(query.hit_tokens.item(index)),
         predicted_ttft_s=quote.ttft_s.item(index),
+        told=(figures.alone_ttft_s, figures.behind),
         service_nano_usd=model_state.service_nano_usd(index, prefill_s, query.output_tokens),
         nano_usd_per_s=model_state.fleet.nano_usd_per_s.item(index),
         is_retry=tracked.failed,
     )
-    quote.tell(index, *told(model_state.fleet, query, quote, index, now))
+    quote.tell(index, figures.ttft_s, figures.tpot_s)
     model_state.fleet.add(index, resident, now)
     if request.slo.slo_class is SloClass.BATCH:
         model_state.batch[request.request_id] = index

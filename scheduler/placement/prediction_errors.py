@@ -8,23 +8,52 @@ down by a ninth of that where not.
 
 from __future__ import annotations
 
+import math
+
 QUANTILE = 0.9
 STEP = 0.1
 """Size of a step, in mean errors."""
 MEAN_WEIGHT = 0.05
 MOST_SHARE = 0.25
 """Most of a limit that errors take off."""
+RATIO_STEP = 0.01
+"""Step of the logarithm of `TypicalRatio`, up or down."""
+MOST_RATIO = 2.0
+
+
+class TypicalRatio:
+    """The median of outcomes over predictions, followed by small steps."""
+
+    __slots__ = ("_log",)
+
+    def __init__(self) -> None:
+        self._log = 0.0
+
+    def observe(self, predicted_s: float, seen_s: float) -> None:
+        """Records an outcome."""
+        up = seen_s > predicted_s * self.ratio
+        most = math.log(MOST_RATIO)
+        self._log = max(-most, min(most, self._log + (RATIO_STEP if up else -RATIO_STEP)))
+
+    @property
+    def ratio(self) -> float:
+        """Within 1 / MOST_RATIO and MOST_RATIO; 1 at first."""
+        return math.exp(self._log)
 
 
 class PredictionErrors:
     """Errors of one model's predictions, on all its self-hosted placements."""
 
-    __slots__ = ("_mean_s", "late_s")
+    __slots__ = ("_mean_s", "alone", "behind", "late_s")
 
     def __init__(self) -> None:
         self._mean_s = 0.0
         self.late_s = 0.0
         """Seconds by which one prediction in ten was exceeded; 0: none was seen."""
+        self.alone = TypicalRatio()
+        """Of first tokens as they would be without prompts that come later, behind no other."""
+        self.behind = TypicalRatio()
+        """Of those of prompts behind others."""
 
     def observe(self, predicted_s: float, seen_s: float) -> None:
         """Records a first token."""

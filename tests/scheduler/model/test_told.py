@@ -48,7 +48,8 @@ def fleet_with(*, pending: int = 0, decoding: int = 0) -> SelfHostedFleet:
 def both(fleet: SelfHostedFleet, asked: PlacementQuery, now: float = NOW) -> tuple[Told, Told]:
     """What is told, and the figures of the decision."""
     quote = quote_fleet(fleet, asked, Policy(), now)
-    compared = Told(quote.ttft_s.item(0), quote.tpot_s.item(0))
+    ttft_s, tpot_s = quote.ttft_s.item(0), quote.tpot_s.item(0)
+    compared = Told(ttft_s, tpot_s, ttft_s, bool(fleet.states[0].pending))
     return told(fleet, asked, quote, 0, now), compared
 
 
@@ -124,3 +125,32 @@ def test_most_short_answers_meet_fewer_prefills_than_the_mean() -> None:
     assert found.tpot_s == pytest.approx(compared.tpot_s / 1.5, rel=0.05)
     found, compared = both(fleet, query(output_tokens=1e6))
     assert found.tpot_s == pytest.approx(compared.tpot_s, rel=0.05)
+
+
+def test_what_later_prompts_add_is_learnt_apart_for_prompts_behind_others() -> None:
+    fleet, decoding = fleet_with(decoding=3, pending=1), fleet_with(decoding=3)
+    before = both(fleet, query())[0]
+    for _ in range(100):
+        fleet.errors.behind.observe(1.0, 1.3)
+    found = both(fleet, query())[0]
+    assert found.ttft_s == pytest.approx(1.3 * before.ttft_s, rel=0.02)
+    assert found.alone_ttft_s == before.ttft_s
+    decoding.errors = fleet.errors
+    alone = both(decoding, query())[0]
+    assert alone.ttft_s == alone.alone_ttft_s
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_first_token_teaches_it(behind: bool) -> None:
+    fleet = fleet_with()
+    resident = Resident(
+        request=request("asked", prompt_tokens=100), started_s=NOW, promised_ttft_s=2.0,
+        kv_reserved_tokens=400, prefill_s=0.02, hit_tokens=0, told=(0.1, behind),
+    )  # fmt: skip
+    fleet.add(0, resident, NOW)
+    fleet.progress(0, "asked", 1, NOW + 0.15)
+    learnt, other = fleet.errors.alone, fleet.errors.behind
+    if behind:
+        learnt, other = other, learnt
+    assert learnt.ratio > 1.0
+    assert other.ratio == 1.0
