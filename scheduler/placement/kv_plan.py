@@ -44,8 +44,6 @@ _ONE, _TINY = np.array(1.0), np.array(1e-300)
 Attempt = tuple[int, float, int, int, int]
 """Prompt tokens, output tokens of each choice so far and at most, choices, and the row of the key
 in `OutputLengths`."""
-
-
 Kept = tuple[Floats, Indices, Floats, Floats]
 """Plans, their peaks, and when they were made."""
 
