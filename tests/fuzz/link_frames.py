@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.link.wire.connection import Connection
 from gateway.link.wire.messages import Call, Kind, encode, encode_value
+from gateway.link.wire.resume import FrontCopy
 from scheduler.contract import Progress
 from scheduler.port import RequestEnded
 from tests.fuzz.mutations import cut, scratched
@@ -42,6 +43,7 @@ def frames(draw: st.DrawFn) -> SentFrames:
             0,
             RequestEnded(request_id="r", used_tokens=1, keep_idempotency_key=False),
         ),
+        (Kind.FRONT_COPY, 0, FrontCopy(front="a", term=1, progress=((1, 1, 2),), over=(3,))),
         (Kind.CALL, 7, Call(name="echo", argument=encode_value(5))),
         (Kind.RETURN, 7, encode_value("x")),
     ]
