@@ -25,18 +25,18 @@ from gateway.accounting.ledger.leases import (
     give_back,
     owned_by,
     record_lost_rows,
+    record_unspent,
 )
 from gateway.accounting.ledger.ledger import Ledger
 from scheduler.budgets.budget import Budget, BudgetAccount, Holder, Limit, Refusal, Scope
 from scheduler.budgets.budget_book import (
     BudgetBook,
     BudgetSettlement,
-    Close,
-    Extend,
-    GiveBack,
     NoBudget,
+    Order,
 )
 from scheduler.budgets.lease import Lease
+from scheduler.budgets.lease_orders import Extend, GiveBack, Unspent
 from scheduler.metering.settlement import SettledAttempt
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Budgets:
             weakref.WeakValueDictionary()
         )
         """Extensions of each tenant that may still begin."""
-        self._undone: list[GiveBack | Close] = []
+        self._undone: list[Order] = []
         self._unrecorded: dict[str, int] = {}
         """Amounts of adopted leases that count as spent, and are booked before their leases end."""
         self._refused: dict[Holder, tuple[float, int, BudgetRefused]] = {}
@@ -231,17 +231,20 @@ class Budgets:
         due, self._undone = (*self._undone, *self._book.close_all()), []
         await self._perform(due)
 
-    async def _perform(self, actions: tuple[GiveBack | Close, ...]) -> None:
+    async def _perform(self, actions: tuple[Order, ...]) -> None:
         for i, action in enumerate(actions):
             try:
                 await self._to_store(action)
             except LedgerUnavailable:
                 # A return may have been committed and must not happen twice: the next grant, or the
-                # end of the lease, corrects the figures. Closing twice is harmless.
-                self._undone.extend(a for a in actions[i:] if isinstance(a, Close))
+                # end of the lease, corrects the figures. Doing the others twice is harmless.
+                self._undone.extend(a for a in actions[i:] if not isinstance(a, GiveBack))
                 return
 
-    async def _to_store(self, action: GiveBack | Close) -> None:
+    async def _to_store(self, action: Order) -> None:
+        if isinstance(action, Unspent):
+            await self._ledger.after_rows(lambda tx: record_unspent(tx, action), GRANT_S)
+            return
         lease_id = action.lease.lease_id
         if isinstance(action, GiveBack):
             amount = action.nano_usd
@@ -291,7 +294,7 @@ class Budgets:
         lease: Lease = step.lease
         try:
             answer = await self._ledger.after_rows(
-                lambda tx: extend(tx, self._owner, lease, step.need_nano_usd), GRANT_S
+                lambda tx: extend(tx, self._owner, step), GRANT_S
             )
         except LeaseGone:
             log.error(

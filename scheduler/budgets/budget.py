@@ -128,8 +128,14 @@ class Grant:
     left_nano_usd: int | None
 
 
-def grant(need_nano_usd: int, positions: Sequence[Position]) -> Grant | Refusal:
-    """Grants the needed amount and a part of the rest, or returns the account that refuses."""
+def grant(
+    need_nano_usd: int, positions: Sequence[Position], *, free_nano_usd: int
+) -> Grant | Refusal:
+    """Grants the needed amount and a part of the rest, or returns the account that refuses.
+
+    `free_nano_usd`: what the lease has already for the same request. It is committed, but no
+    running request holds it, so that it makes no room by being settled.
+    """
     hard = [position for position in positions if position.limit.hard]
     refusals = []
     for position in hard:
@@ -141,7 +147,7 @@ def grant(need_nano_usd: int, positions: Sequence[Position]) -> Grant | Refusal:
                     limit=position.limit,
                     needed_nano_usd=need_nano_usd,
                     left_nano_usd=max(0, left),
-                    transient=position.settled_nano_usd + need_nano_usd <= cap,
+                    transient=position.settled_nano_usd + free_nano_usd + need_nano_usd <= cap,
                 )
             )
     if refusals:

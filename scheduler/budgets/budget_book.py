@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 
 from scheduler.budgets.budget import MOST_FREE_DIVISOR, Budget, BudgetAccount, Holder, Limit
 from scheduler.budgets.budget_window import window_at
+from scheduler.budgets.late_holds import LateHolds
 from scheduler.budgets.lease import Lease
+from scheduler.budgets.lease_orders import Close, Extend, GiveBack, Unspent
 
 IDLE_S = 10.0
 """An unused lease is closed after this time, and its unused amount returns to the store."""
@@ -26,6 +28,9 @@ HOLD_WEIGHT = 0.05
 """Weight of a new duration in the mean time that requests hold a reservation, the retry hint."""
 
 
+Order = GiveBack | Close | Unspent
+
+
 class NoBudget(Exception):
     """The budgets of the holder were removed, so there is nothing to reserve from."""
 
@@ -35,30 +40,8 @@ class _Hold:
     lease: Lease
     reserved_nano_usd: int
     since_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extend:
-    """Order to the store: grant this amount to the lease."""
-
-    lease: Lease
-    need_nano_usd: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GiveBack:
-    """Order to the store: take this amount back from the lease. The book has already subtracted
-    it."""
-
-    lease: Lease
-    nano_usd: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Close:
-    """Order to the store: end the lease. The unused amount returns once its rows are written."""
-
-    lease: Lease
+    late: bool = False
+    """Whether the lease counts it as spent, see `late_holds.py`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +79,7 @@ class BudgetBook:
     _leases: dict[Holder, Lease] = field(default_factory=dict)
     _ending: dict[str, Lease] = field(default_factory=dict)
     _holds: dict[str, _Hold] = field(default_factory=dict)
+    _late: LateHolds = field(default_factory=LateHolds)
     _of_tenant: Counter[str] = field(default_factory=Counter)
     """Number of leases of each tenant."""
 
@@ -187,7 +171,8 @@ class BudgetBook:
         """
         lease = self._lease(holder, unix_s)
         lease.extending = True
-        return Extend(lease=lease, need_nano_usd=max(0, worst_nano_usd - lease.free_nano_usd))
+        need = max(0, worst_nano_usd - lease.free_nano_usd)
+        return Extend(lease=lease, need_nano_usd=need, free_nano_usd=max(0, worst_nano_usd - need))
 
     def extended(self, lease: Lease, granted_nano_usd: int, left_nano_usd: int | None) -> None:
         """Records the total that the store has granted to the lease."""
@@ -224,9 +209,12 @@ class BudgetBook:
         budgeted = hold.reserved_nano_usd if charge_nano_usd is None else charge_nano_usd
         used = min(budgeted, hold.reserved_nano_usd)
         hold.reserved_nano_usd -= used
-        lease.reserved_nano_usd -= used
         lease.settled_nano_usd += budgeted
-        overrun = max(0, -lease.free_nano_usd)
+        if hold.late:
+            overrun = budgeted
+        else:
+            lease.reserved_nano_usd -= used
+            overrun = max(0, -lease.free_nano_usd)
         lease.granted_nano_usd += overrun
         return BudgetSettlement(
             lease_id=lease.lease_id,
@@ -248,7 +236,10 @@ class BudgetBook:
         hold = self._holds.pop(request_id, None)
         if hold is None:
             return
-        hold.lease.reserved_nano_usd -= hold.reserved_nano_usd
+        if hold.late:
+            self._late.end(request_id, hold.lease.lease_id, hold.reserved_nano_usd)
+        else:
+            hold.lease.reserved_nano_usd -= hold.reserved_nano_usd
         hold.lease.holds -= 1
         held_s = max(0.0, unix_s - hold.since_s)
         self.hold_s += HOLD_WEIGHT * (held_s - self.hold_s)
@@ -261,6 +252,7 @@ class BudgetBook:
     def adopt(self, leases: Iterable[Lease]) -> None:
         """Takes over leases of an earlier process. No new request spends from them: each ends with
         its last request, but not before `end_adoption`."""
+        self._late.begin()
         for lease in leases:
             lease.durable = lease.extending = lease.adopted = True
             self._ending[lease.lease_id] = lease
@@ -273,7 +265,8 @@ class BudgetBook:
 
         A front that comes back after `end_adoption` may hold money that counts as spent meanwhile.
         Its charge is then an overrun of its lease, of which the store takes back what it has booked
-        as lost. So it does where the lease is not known any more, because it is closed.
+        as lost, and it takes back what the request has not spent at its end. So it does where the
+        lease is not known any more, because it is closed.
         """
         if request_id in self._holds:
             return
@@ -281,9 +274,13 @@ class BudgetBook:
         if lease is None or lease.lease_id != lease_id:
             limits = self.accounts(holder, unix_s)
             lease = Lease(lease_id=lease_id, holder=holder, limits=limits, ends_unix_s=0)
-        lease.reserved_nano_usd += nano_usd
+        late = self._late.tell(request_id, lease_id, nano_usd)
+        if not late:
+            lease.reserved_nano_usd += nano_usd
         lease.holds += 1
-        self._holds[request_id] = _Hold(lease=lease, reserved_nano_usd=nano_usd, since_s=unix_s)
+        self._holds[request_id] = _Hold(
+            lease=lease, reserved_nano_usd=nano_usd, since_s=unix_s, late=late
+        )
 
     def end_adoption(self, *, complete: bool) -> tuple[tuple[Lease, int], ...]:
         """Lets adopted leases end with their last request. `complete`: all requests that hold them
@@ -297,10 +294,12 @@ class BudgetBook:
                 if not complete and free > 0:
                     lease.settled_nano_usd += free
                     unaccounted.append((lease, free))
+                    self._late.add_unaccounted(lease.lease_id, free)
         return tuple(unaccounted)
 
-    def due(self, unix_s: float, *, pressed: Holder | None = None) -> tuple[GiveBack | Close, ...]:
-        """Amounts that return to the store now: ended and idle leases, and free amounts above 2 %.
+    def due(self, unix_s: float, *, pressed: Holder | None = None) -> tuple[Order, ...]:
+        """Amounts that return to the store now: ended and idle leases, and free amounts above 2 %,
+        and what late requests have not spent.
 
         `pressed`: a holder that found no room. All other leases then give back their whole free
         amount.
@@ -309,7 +308,7 @@ class BudgetBook:
             idle = unix_s - lease.used_s >= IDLE_S and lease.holds == 0 and not lease.extending
             if idle or unix_s >= lease.ends_unix_s:
                 self._end(holder)
-        actions: list[GiveBack | Close] = []
+        actions: list[Order] = list(self._late.due(unix_s))
         for lease in list(self._ending.values()):
             if lease.holds == 0 and not lease.extending:
                 actions.append(self._close(lease))
@@ -320,14 +319,14 @@ class BudgetBook:
                 actions.append(GiveBack(lease=lease, nano_usd=excess))
         return tuple(actions)
 
-    def close_all(self) -> tuple[Close, ...]:
+    def close_all(self) -> tuple[Order, ...]:
         """Ends all leases because the process stops; returns those that hold no request."""
         for holder in list(self._leases):
             self._end(holder)
         ended = [
             lease for lease in self._ending.values() if lease.holds == 0 and not lease.extending
         ]
-        return tuple(map(self._close, ended))
+        return (*self._late.take(), *map(self._close, ended))
 
     def _applying(self, tenant: str, key_id: str) -> _Applying:
         found = self._of_key.get((tenant, key_id))

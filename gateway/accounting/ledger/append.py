@@ -15,6 +15,7 @@ from gateway.accounting.ledger.schema import RowState
 Append = Callable[[int, Sequence[PendingRow]], Awaitable[None]]
 """Writes rows of one epoch, numbered from the first argument, to the disk. Raises
 LedgerUnavailable."""
+TOLD_NOTE = "the gateway was alive: part of the lease's recovery came as rows"
 
 
 def transactional_append(database: Database, epoch: str) -> Append:
@@ -67,7 +68,7 @@ async def append(tx: Tx, epoch: str, first_seq: int, rows: Sequence[PendingRow])
         # as spent: rows beyond what the lease has free are part of that amount.
         covered = min(max(recovered, 0), spent if late else overrun)
         if covered:
-            await _take_back(tx, lease_id, covered, from_grant=not late)
+            await take_back(tx, lease_id, covered, TOLD_NOTE, from_grant=not late)
         more = (spent if late else overrun) - covered
         for name in msgspec.json.decode(names, type=list[str]):
             add_to(accounts, name, spent - covered, more)
@@ -104,9 +105,14 @@ async def next_seq(tx: Tx, epoch: str) -> int:
     return 0 if last is None else int(last) + 1
 
 
-async def _take_back(tx: Tx, lease_id: str, nano_usd: int, *, from_grant: bool) -> None:
-    """Corrects the recovery of a lease whose gateway turned out to be alive. `from_grant`: the
-    lease is open, and an overrun that the recovery covers has been added to its grant."""
+def recovery_epoch(lease_id: str) -> str:
+    """The epoch of the rows that book parts of a lease as spent, and take them back."""
+    return f"recovery-{lease_id}"
+
+
+async def take_back(tx: Tx, lease_id: str, nano_usd: int, note: str, *, from_grant: bool) -> None:
+    """Corrects the recovery of a lease whose gateway turned out to be alive. The caller corrects
+    the accounts. `from_grant`: the lease is open, so that its grant covers the amount as well."""
     again = nano_usd if from_grant else 0
     await tx.run(
         "UPDATE lease SET recovered_nano_usd = recovered_nano_usd - $2,"
@@ -118,7 +124,7 @@ async def _take_back(tx: Tx, lease_id: str, nano_usd: int, *, from_grant: bool) 
         "SELECT tenant, key_id, session_id FROM lease WHERE lease_id = $1", lease_id
     )
     now_us = round(time.time() * 1e6)
-    epoch = f"recovery-{lease_id}"
+    epoch = recovery_epoch(lease_id)
     row = bare_row(
         epoch=epoch,
         seq=await next_seq(tx, epoch),
@@ -131,6 +137,6 @@ async def _take_back(tx: Tx, lease_id: str, nano_usd: int, *, from_grant: bool) 
         charged_nano_usd=-nano_usd,
         budgeted_nano_usd=-nano_usd,
         lease_id=lease_id,
-        note="the gateway was alive: part of the lease's recovery came as rows",
+        note=note,
     )
     await tx.many(INSERT, [row])

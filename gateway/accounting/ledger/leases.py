@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gateway.accounting.ledger.append import add_to, apply, next_seq
+from gateway.accounting.ledger.append import add_to, apply, next_seq, recovery_epoch, take_back
 from gateway.accounting.ledger.database import Tx
 from gateway.accounting.ledger.rows import INSERT, bare_row
 from gateway.accounting.ledger.schema import RowState
 from scheduler.budgets.budget import BudgetAccount, Grant, Holder, Limit, Position, Refusal, grant
-from scheduler.budgets.lease import Lease
+from scheduler.budgets.lease_orders import Extend, Unspent
 
 _LOCK = (
     "UPDATE account SET settled_nano_usd = settled_nano_usd WHERE account_id = $1"
@@ -45,8 +45,9 @@ class LeaseGone(Exception):
     """The lease was recovered: another gateway considered its owner dead."""
 
 
-async def extend(tx: Tx, owner: Owner, lease: Lease, need_nano_usd: int) -> Extended | Refusal:
+async def extend(tx: Tx, owner: Owner, step: Extend) -> Extended | Refusal:
     """Grants an amount to a lease, which is made where it is missing. Raises LeaseGone."""
+    lease = step.lease
     accounts = [limit.account.account_id for limit in lease.limits]
     found = await tx.rows(
         "UPDATE lease SET state = state WHERE lease_id = $1 RETURNING state, granted_nano_usd",
@@ -58,7 +59,7 @@ async def extend(tx: Tx, owner: Owner, lease: Lease, need_nano_usd: int) -> Exte
         if state != "open":
             raise LeaseGone(lease.lease_id)
     positions = [await _position(tx, limit) for limit in lease.limits]
-    decision = grant(need_nano_usd, positions)
+    decision = grant(step.need_nano_usd, positions, free_nano_usd=step.free_nano_usd)
     if isinstance(decision, Refusal):
         return decision
     if found:
@@ -148,6 +149,30 @@ async def record_lost_rows(tx: Tx, lease_id: str, lost_nano_usd: int, note: str)
         "SELECT granted_nano_usd - settled_nano_usd FROM lease WHERE lease_id = $1", lease_id
     ) or [(0,)]
     await _recover(tx, lease_id, min(lost_nano_usd, rest), note)
+
+
+async def record_unspent(tx: Tx, step: Unspent) -> None:
+    """Takes back what was booked as spent of a request that is known to have ended without spending
+    it. Does nothing when it is called again."""
+    found = await tx.rows(
+        "UPDATE lease SET state = state WHERE lease_id = $1"
+        " RETURNING accounts, state, recovered_nano_usd",
+        step.lease_id,
+    )
+    note = f"{step.request_id} was alive: it has not spent this part of the lease's recovery"
+    for accounts, state, recovered in found:
+        amount = min(step.nano_usd, recovered)
+        known = await tx.rows(
+            "SELECT 1 FROM attempt WHERE epoch = $1 AND note = $2",
+            *(recovery_epoch(step.lease_id), note),
+        )
+        if amount <= 0 or known:
+            return
+        await take_back(tx, step.lease_id, amount, note, from_grant=state == "open")
+        added: dict[str, tuple[int, int]] = {}
+        for name in _names(accounts):
+            add_to(added, name, -amount, -amount)
+        await apply(tx, added)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +272,7 @@ async def _recover(tx: Tx, lease_id: str, nano_usd: int, note: str) -> None:
         " RETURNING accounts, tenant, key_id, session_id, opened_unix_us",
         *(lease_id, nano_usd),
     )
-    epoch = f"recovery-{lease_id}"
+    epoch = recovery_epoch(lease_id)
     row = bare_row(
         epoch=epoch,
         seq=await next_seq(tx, epoch),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import time
 from typing import cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.accounting.budgets import BudgetRefused, Budgets
 from gateway.accounting.ledger.append import append
@@ -98,6 +101,14 @@ def book(
     ledger: MemoryLedger, made: Budgets, request_id: str, charged: int, epoch: str = "after"
 ) -> None:
     """An attempt of a request ends, and then the request."""
+    append_attempt(ledger, made, request_id, charged, epoch)
+    made.release(request_id)
+
+
+def append_attempt(
+    ledger: MemoryLedger, made: Budgets, request_id: str, charged: int, epoch: str
+) -> None:
+    """An attempt of a request ends."""
     attempt = settled(request_id, charged=charged)
     row = pending_row(attempt, made.settle(attempt))
     tx = SqliteTx(ledger.connection)
@@ -105,7 +116,6 @@ def book(
         tx.rows("SELECT COALESCE(MAX(seq) + 1, 0) FROM attempt WHERE epoch = $1", epoch)
     )
     assert run_now(append(tx, epoch, seq, [row])) == 1
-    made.release(request_id)
 
 
 def charges(ledger: MemoryLedger) -> int:
@@ -143,13 +153,123 @@ async def test_a_front_that_comes_late_is_not_charged_for_what_counts_as_spent(
     await spend_all(ledger, made)
     made.book.hold_again("key/1", lease.lease_id, HOLDER, 600_000, time.time())
     book(ledger, made, "key/1", 400_000)
-    assert CAP - 200_000 <= charges(ledger) <= CAP
     await made.return_unused()
-    assert account(ledger.connection)[0] == charges(ledger)
+    assert charges(ledger) == CAP - 200_000, "what it has not spent is not charged"
+    assert account(ledger.connection) == (CAP - 200_000, CAP - 200_000)
     made.forget_refusals()
     await spend_all(ledger, made)
     assert account(ledger.connection) == (CAP, CAP)
     assert charges(ledger) == CAP
+
+
+@pytest.mark.parametrize("closed", [True, False])
+async def test_what_a_late_request_holds_returns_once_and_at_its_end(closed: bool) -> None:
+    """Another request of the lease is never heard of again, and counts as spent."""
+    ledger = MemoryLedger()
+    before = Budgets(cast(Ledger, ledger), Owner("gateway", "before"))
+    before.configure([BUDGET])
+    await before.reserve("key/1", HOLDER, 300_000)
+    await before.reserve("key/2", HOLDER, 300_000)
+    granted = account(ledger.connection)[1]
+    made = await adopted(ledger)
+    [lease] = made.book.leases
+    await made.end_adoption(complete=False)
+    if closed:
+        await made.return_unused()
+    made.book.hold_again("key/1", lease.lease_id, HOLDER, 300_000, time.time())
+    append_attempt(ledger, made, "key/1", 100_000, "after")
+    await made.return_unused()
+    assert account(ledger.connection) == (granted, granted), "another attempt may follow"
+    book(ledger, made, "key/1", 50_000)
+    ledger.fails = True
+    await made.return_unused()
+    ledger.fails = False
+    for _ in range(2):
+        await made.return_unused()
+        assert account(ledger.connection) == (granted - 150_000, granted - 150_000)
+        assert charges(ledger) == granted - 150_000
+        made.book.hold_again("key/1", lease.lease_id, HOLDER, 150_000, time.time())
+        made.release("key/1")  # its front tells it again, and it is over
+
+
+async def test_a_request_that_was_known_takes_nothing_of_what_others_hold() -> None:
+    """Its front is given up for lost after the takeover, and comes back later."""
+    ledger = MemoryLedger()
+    before = Budgets(cast(Ledger, ledger), Owner("gateway", "before"))
+    before.configure([BUDGET])
+    await before.reserve("key/1", HOLDER, 300_000)
+    await before.reserve("key/2", HOLDER, 300_000)
+    made = await adopted(ledger)
+    [lease] = made.book.leases
+    made.book.hold_again("key/1", lease.lease_id, HOLDER, 300_000, time.time())
+    await made.end_adoption(complete=False)
+    unknown = charges(ledger)
+    made.release("key/1")
+    await made.return_unused()
+    made.book.hold_again("key/1", lease.lease_id, HOLDER, 300_000, time.time())
+    made.release("key/1")
+    await made.return_unused()
+    assert account(ledger.connection) == (unknown, unknown)
+
+
+REQUESTS = st.lists(
+    st.tuples(
+        st.integers(1, 100_000),  # reserved
+        st.lists(st.integers(0, 100), max_size=3),  # percent of it, that attempts are charged
+        st.sampled_from(["known", "late", "late", "never"]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(requests=REQUESTS, order=st.randoms(use_true_random=False))
+async def test_nothing_returns_that_may_still_be_spent(
+    requests: list[tuple[int, list[int], str]], order: random.Random
+) -> None:
+    """In any order of fronts, attempts and returns, what is charged and what running and unknown
+    requests hold is committed. In the end nothing else is, but the spare part of the lease."""
+    ledger = MemoryLedger()
+    before = Budgets(cast(Ledger, ledger), Owner("gateway", "before"))
+    before.configure([BUDGET])
+    for number, (reserved, _, _) in enumerate(requests):
+        await before.reserve(f"key/{number}", HOLDER, reserved)
+    made = await adopted(ledger)
+    [lease] = made.book.leases
+    granted = lease.granted_nano_usd
+    spare = granted - sum(reserved for reserved, _, _ in requests)
+    held = {f"key/{number}": reserved for number, (reserved, _, _) in enumerate(requests)}
+    steps: dict[str, list[int | None]] = {}
+    for number, (reserved, shares, told) in enumerate(requests):
+        attempts = [reserved * share // 100 // max(1, len(shares)) for share in shares]
+        if told != "never":
+            steps[f"key/{number}"] = [*attempts, None]
+        if told == "known":
+            made.book.hold_again(f"key/{number}", lease.lease_id, HOLDER, reserved, time.time())
+    await made.end_adoption(complete=False)
+    spent = 0
+    while steps:
+        request_id = order.choice(sorted(steps))
+        if order.random() < 0.3:
+            await made.return_unused()
+        made.book.hold_again(request_id, lease.lease_id, HOLDER, held[request_id], time.time())
+        charged = steps[request_id].pop(0)
+        if charged is None:
+            made.release(request_id)
+            del held[request_id], steps[request_id]
+        else:
+            append_attempt(ledger, made, request_id, charged, "after")
+            held[request_id] -= charged
+            spent += charged
+        booked, committed = account(ledger.connection)
+        assert booked == charges(ledger)
+        assert committed >= booked
+        assert committed >= spent + sum(held.values())
+    await made.return_unused()
+    await made.return_unused()
+    left = spent + sum(held.values())
+    assert account(ledger.connection) == (charges(ledger),) * 2
+    assert left <= charges(ledger) <= left + spare
 
 
 async def test_two_fronts_of_one_lease_of_which_one_comes_late() -> None:

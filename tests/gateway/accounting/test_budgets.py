@@ -19,6 +19,7 @@ from gateway.config.ledger import BudgetConfig, LedgerConfig
 from scheduler.budgets import budget_book
 from scheduler.budgets.budget import Budget, Holder
 from scheduler.budgets.budget_window import Period
+from tests.ledgers import settled
 
 CAP_NANO_USD = 1_000_000_000
 HOLDER = Holder("team", "capped", None)
@@ -70,6 +71,26 @@ async def test_try_reserve_raises_what_the_store_refused_lately(
         with pytest.raises(BudgetRefused):
             await budgets.reserve("capped/1", HOLDER, too_much)
         assert not budgets.try_reserve("capped/1", HOLDER, too_much)  # what is remembered is over
+
+
+@pytest.mark.parametrize("beyond", [1, CAP_NANO_USD // 1000])
+async def test_no_retry_is_offered_where_only_its_own_lease_holds_what_is_not_spent(
+    tmp_path: Path, beyond: int
+) -> None:
+    async with opened(tmp_path) as made:
+        left = CAP_NANO_USD // 10
+        await made.budgets.reserve("capped/1", HOLDER, CAP_NANO_USD - left)
+        made.record_attempt(settled("capped/1", charged=CAP_NANO_USD - left, key_id="capped"))
+        made.budgets.release("capped/1")
+        [lease] = made.budgets.book.leases
+        assert lease.free_nano_usd >= beyond
+        with pytest.raises(BudgetRefused) as refused:
+            await made.budgets.reserve("capped/2", HOLDER, left + beyond)
+        assert refused.value.retry_after_s is None
+        await made.budgets.reserve("capped/2", HOLDER, left)
+        with pytest.raises(BudgetRefused) as refused:
+            await made.budgets.reserve("capped/3", HOLDER, left)
+        assert refused.value.retry_after_s is not None, "a running request holds it"
 
 
 async def test_a_burst_that_is_refused_costs_the_store_one_look(tmp_path: Path) -> None:

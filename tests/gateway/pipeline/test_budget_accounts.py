@@ -61,7 +61,7 @@ def test_it_starts_with_what_was_spent_before(
     book = BudgetBook(lambda: "lease")
     book.set_budgets([budget])
     holder = Holder("team", "k0", session_id)
-    lease = book.extension(holder, 10, NOW_S).lease
+    step = book.extension(holder, 10, NOW_S)
     entries = [
         pending_row(
             settled(
@@ -79,7 +79,7 @@ def test_it_starts_with_what_was_spent_before(
     tx = SqliteTx(connection)
     make_tables(connection)
     run_now(append(tx, "before", 0, entries))
-    granted = run_now(extend(tx, Owner("gateway", "now"), lease, 10))
+    granted = run_now(extend(tx, Owner("gateway", "now"), step))
     [(spent,)] = connection.execute("SELECT settled_nano_usd FROM account").fetchall()
     connection.close()
     assert isinstance(granted, Extended)

@@ -17,8 +17,9 @@ from scheduler.budgets.budget import (
     grant,
     worst_case_nano_usd,
 )
-from scheduler.budgets.budget_book import IDLE_S, BudgetBook, Close, GiveBack
+from scheduler.budgets.budget_book import IDLE_S, BudgetBook
 from scheduler.budgets.budget_window import Period, window_at
+from scheduler.budgets.lease_orders import Close, GiveBack
 from scheduler.pricing import RateTier, TokenCounts, TokenRates
 
 NOON = datetime(2026, 2, 28, 12, 30, tzinfo=UTC)
@@ -103,26 +104,38 @@ def position(cap: int, settled: int, committed: int, *, hard: bool = True) -> Po
 
 
 def test_a_grant_holds_the_need_and_a_little_of_what_is_left() -> None:
-    assert grant(100, [position(6_800, 0, 0)]) == Grant(nano_usd=200, left_nano_usd=6_600)
+    assert grant(100, [position(6_800, 0, 0)], free_nano_usd=0) == Grant(
+        nano_usd=200, left_nano_usd=6_600
+    )
     # The account with the least left decides.
-    assert grant(100, [position(10_100, 0, 0), position(1_270, 0, 500)]) == Grant(
+    assert grant(100, [position(10_100, 0, 0), position(1_270, 0, 500)], free_nano_usd=0) == Grant(
         nano_usd=110, left_nano_usd=660
     )
-    assert grant(500, [position(500, 0, 0)]) == Grant(nano_usd=500, left_nano_usd=0)
+    assert grant(500, [position(500, 0, 0)], free_nano_usd=0) == Grant(
+        nano_usd=500, left_nano_usd=0
+    )
 
 
 def test_what_is_held_by_others_may_come_free_and_what_is_spent_does_not() -> None:
-    held = grant(101, [position(1000, 200, 900)])
+    held = grant(101, [position(1000, 200, 900)], free_nano_usd=0)
     assert isinstance(held, Refusal)
     assert held.transient
     assert held.left_nano_usd == 100
-    spent = grant(101, [position(1000, 900, 900), position(1000, 200, 950)])
+    spent = grant(101, [position(1000, 900, 900), position(1000, 200, 950)], free_nano_usd=0)
     assert isinstance(spent, Refusal)
     assert not spent.transient
 
 
+def test_what_its_own_lease_has_free_makes_no_room_for_a_request() -> None:
+    """Nothing runs: all that is committed and not settled is what the request's lease has."""
+    refused = grant(322, [position(6000, 5676, 5679)], free_nano_usd=3)
+    assert isinstance(refused, Refusal)
+    assert not refused.transient
+    assert isinstance(grant(321, [position(6000, 5676, 5679)], free_nano_usd=3), Grant)
+
+
 def test_a_soft_budget_refuses_nothing() -> None:
-    assert isinstance(grant(100, [position(50, 0, 0, hard=False)]), Grant)
+    assert isinstance(grant(100, [position(50, 0, 0, hard=False)], free_nano_usd=0), Grant)
 
 
 def book(*budgets: Budget) -> BudgetBook:

@@ -33,9 +33,10 @@ from gateway.accounting.ledger.leases import (
 from gateway.accounting.ledger.rows import PendingRow, pending_row
 from gateway.accounting.ledger.sqlite import SqliteTx, run_now
 from scheduler.budgets.budget import MOST_FREE_DIVISOR, Budget, Holder, Refusal
-from scheduler.budgets.budget_book import IDLE_S, BudgetBook, Close, Extend, GiveBack
+from scheduler.budgets.budget_book import IDLE_S, BudgetBook, Order
 from scheduler.budgets.budget_window import HOUR_S, Period
 from scheduler.budgets.lease import Lease
+from scheduler.budgets.lease_orders import Close, Extend, GiveBack
 from tests.ledgers import TIME_S, make_tables, settled
 
 T = TypeVar("T")
@@ -154,14 +155,13 @@ class Budgets(RuleBasedStateMachine):
             return
         step = gateway.book.extension(holder, worst, self.now)
         assert step.need_nano_usd == max(0, worst - step.lease.free_nano_usd)
+        assert step.need_nano_usd + step.free_nano_usd == worst
         gateway.asking.add(holder)
 
         def grant(answer_lost: bool) -> None:
             gateway.asking.discard(holder)
             try:
-                answer = self.write(
-                    lambda tx: extend(tx, gateway.owner, step.lease, step.need_nano_usd)
-                )
+                answer = self.write(lambda tx: extend(tx, gateway.owner, step))
             except LeaseGone:
                 gateway.book.gone(step.lease)
                 gateway.gone.append(step.lease)
@@ -184,7 +184,8 @@ class Budgets(RuleBasedStateMachine):
             "SELECT settled_nano_usd, committed_nano_usd FROM account WHERE account_id = ?", account
         )
         assert committed + step.need_nano_usd > cap
-        assert refusal.transient == (settled_ + step.need_nano_usd <= cap)
+        worst = step.need_nano_usd + step.free_nano_usd
+        assert refusal.transient == (settled_ + worst <= cap)
         assert refusal.left_nano_usd == max(0, cap - committed)
 
     def runs(
@@ -291,7 +292,8 @@ class Budgets(RuleBasedStateMachine):
         if not rare and self.now < TIME_S + 8 * HOUR_S:
             self.now += HOUR_S
 
-    def give_or_close(self, action: GiveBack | Close, never_sent: bool) -> None:
+    def give_or_close(self, action: Order, never_sent: bool) -> None:
+        assert isinstance(action, GiveBack | Close), "there is no takeover here"
         lease_id = action.lease.lease_id
         if isinstance(action, Close):
             self.write(lambda tx: close(tx, lease_id))

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -181,6 +182,32 @@ class Clients:
             if asked.cut_short
         )
         return sorted(tokens for tokens in missing if tokens)
+
+    async def unknown(self) -> list[int]:
+        """Returns what is booked as spent and belongs to no request, in nano-USD, by session."""
+        rows = await self.made.rows(
+            "SELECT SUM(charged_nano_usd)::bigint FROM attempt WHERE attempt = 0"
+            " GROUP BY session_id HAVING SUM(charged_nano_usd) <> 0"
+        )
+        return sorted(nano_usd for (nano_usd,) in rows)
+
+    async def held(self, session: str) -> list[list[tuple[Any, ...]]]:
+        """Returns the account of a session, its leases, and its rows that are no attempts."""
+        return [
+            await self.made.rows(f"SELECT {what} WHERE session_id = '{session}' {order}")
+            for what, order in (
+                ("settled_nano_usd, committed_nano_usd FROM account", ""),
+                (
+                    "lease_id, epoch, state, granted_nano_usd, settled_nano_usd,"
+                    " recovered_nano_usd FROM lease",
+                    "ORDER BY opened_unix_us",
+                ),
+                (
+                    "lease_id, state, charged_nano_usd, note FROM attempt",
+                    "AND attempt = 0 ORDER BY ended_unix_us",
+                ),
+            )
+        ]
 
     async def booked(self) -> dict[str, int]:
         """Returns the tokens that are booked, by text of the request."""

@@ -191,8 +191,11 @@ async def faulty(made: Cluster, upstream: Counting, clients: Clients, fault: str
     killed = fault == "kill"
     assert await lost_stream is (grpc.StatusCode.UNAVAILABLE if killed else grpc.StatusCode.OK)
     await asyncio.gather(*(ask_again(member) for member in made.members))
-    async with asyncio.timeout(BOUND_S):
-        await asyncio.gather(*spenders)
+    try:
+        async with asyncio.timeout(BOUND_S):
+            await asyncio.gather(*spenders)
+    except TimeoutError:
+        raise AssertionError(f"budgets are held: {await clients.held(name)}") from None
     await clients.check(upstream)
     return away_s
 
@@ -346,12 +349,14 @@ async def test_the_leader_fails_again_and_again(tmp_path: Path, postgres: Postgr
                     away_s[fault].append(await faulty(made, upstream, clients, fault))
                     print(f"{number + 1}: {fault}, {away_s[fault][-1]:.2f} s", flush=True)
                 untold = await clients.untold(upstream)
+                unknown = await clients.unknown()
     for fault, found in away_s.items():
         found.sort()
         print(
             f"{fault}: {len(found)} times, admitted again after {found[len(found) // 2]:.2f} s in"
             f" the median, {found[-1]:.2f} s at most"
         )
+    print(f"booked as spent for requests that nobody knows, by session: {unknown}")
     print(f"of killed leaders' own streams, these tokens are not booked: {untold}")
     repeated = sum(asked.tries > 1 for asked in clients.asked)
     print(

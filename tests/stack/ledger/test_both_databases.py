@@ -24,6 +24,7 @@ from gateway.accounting.ledger.leases import (
     Owner,
     extend,
     record_lost_rows,
+    record_unspent,
     recover_silent_gateways,
 )
 from gateway.accounting.ledger.postgres import connect
@@ -36,6 +37,7 @@ from scheduler.budgets.budget import Budget, BudgetAccount, Holder
 from scheduler.budgets.budget_book import BudgetBook, BudgetSettlement
 from scheduler.budgets.budget_window import Period
 from scheduler.budgets.lease import Lease
+from scheduler.budgets.lease_orders import Unspent
 from tests.golden_ledger import EPOCH, SCHEMA_1, WRITTEN_UNIX_S
 from tests.ledgers import TIME_S, settled
 from tests.stack.ledger.postgres import Postgres
@@ -174,14 +176,15 @@ async def test_one_statement_writes_what_a_transaction_writes(
     book = BudgetBook(iter(f"lease-{i}" for i in range(10)).__next__)
     book.set_budgets(BUDGETS)
     holders = [Holder("team", "capped", session) for session in ("a", "b", "c")]
-    leases = [book.extension(holder, 1000, TIME_S).lease for holder in holders]
+    steps = [book.extension(holder, 5000, TIME_S) for holder in holders]
+    leases = [step.lease for step in steps]
     owner = Owner("gw", "epoch")
     async with both(tmp_path, postgres, "append", golden=False) as (first, second, append):
         appends = (transactional_append(first, "epoch"), append)
         for database in (first, second):
-            for lease in leases:
+            for step in steps:
                 granted = await database.write(
-                    lambda tx: extend(tx, owner, lease, 5000)  # noqa: B023
+                    lambda tx: extend(tx, owner, step)  # noqa: B023
                 )
                 assert isinstance(granted, Extended)
         made = batches(leases, chance)
@@ -201,6 +204,13 @@ async def test_one_statement_writes_what_a_transaction_writes(
                     assert lost == len(leases)
             await asyncio.gather(*(write(batch.first_seq, batch.rows) for write in appends))
             assert await tables(first) == await tables(second)
+        unspent = Unspent(lease_id=leases[1].lease_id, request_id="capped/late", nano_usd=7)
+        before = await tables(first)
+        for database in (first, second):
+            for _ in range(2):  # as after a commit whose answer was lost
+                await database.write(lambda tx: record_unspent(tx, unspent))
+            assert len((await tables(database))[0]) == len(before[0]) + 1
+        assert await tables(first) == await tables(second)
         rows, _, accounts = await tables(first)
         assert len(rows) > len(made)
         assert len(accounts) > 2
