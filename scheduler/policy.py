@@ -60,7 +60,7 @@ class Policy:
     looks: int = 8
     open_after_share: float = 0.25
     kv_reserve: float = 0.01
-    kv_sigmas: float = 1.0
+    kv_sigmas: float = 1.6
     late_binding: bool = True
     moe_term: bool = True
     shedding: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,9 @@ from gateway.link.wire.resume import AttemptKey
 from scheduler.metering.settlement import SettledAttempt
 
 log = logging.getLogger(__name__)
+
+AGAIN_S = 0.5
+"""Time between two questions to a ledger that does not answer."""
 
 
 class LedgerBookings:
@@ -32,7 +36,8 @@ class LedgerBookings:
         return self._accounting.ledger.durable_rows
 
     async def booked(self, keys: Sequence[AttemptKey]) -> Mapping[tuple[str, int], SettledAttempt]:
-        """Returns the accounts of those attempts that are in the ledger."""
+        """Returns the accounts of those attempts that are in the ledger. Asks until it answers: a
+        front that went on without them would have attempts booked twice."""
         now_us = round(time.time() * 1e6)
         sought = [
             Sought(
@@ -43,12 +48,13 @@ class LedgerBookings:
             )
             for key in keys
         ]
-        try:
-            return await self._accounting.booked(sought)
-        except LedgerUnavailable as error:
-            log.error(
-                "the ledger does not answer, so that %d attempts of a front that is back may be"
-                " booked twice: %s",
-                *(len(keys), error),
-            )
-            return {}
+        while True:
+            try:
+                return await self._accounting.booked(sought)
+            except LedgerUnavailable as error:
+                log.warning(
+                    "the ledger does not tell which of %d attempts of a front are booked already;"
+                    " the front waits for it: %s",
+                    *(len(keys), error),
+                )
+                await asyncio.sleep(AGAIN_S)
