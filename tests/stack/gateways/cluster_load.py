@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from moegate.v1 import inference_pb2_grpc
+from scheduler.budgets.budget import SPARE_DIVISOR
 from tests.counting import Counting
 from tests.serving import METADATA, chat_request
 from tests.stack.gateways.cluster import Cluster, Member
@@ -183,13 +184,14 @@ class Clients:
         )
         return sorted(tokens for tokens in missing if tokens)
 
-    async def unknown(self) -> list[int]:
-        """Returns what is booked as spent and belongs to no request, in nano-USD, by session."""
+    async def unknown(self) -> dict[str, int]:
+        """Returns what is booked as spent and belongs to no request, in nano-USD, by session, where
+        it is more than the spare part of a lease."""
         rows = await self.made.rows(
-            "SELECT SUM(charged_nano_usd)::bigint FROM attempt WHERE attempt = 0"
-            " GROUP BY session_id HAVING SUM(charged_nano_usd) <> 0"
+            "SELECT session_id, SUM(charged_nano_usd)::bigint FROM attempt WHERE attempt = 0"
+            f" GROUP BY 1 HAVING SUM(charged_nano_usd) > {CAP // SPARE_DIVISOR} ORDER BY 2"
         )
-        return sorted(nano_usd for (nano_usd,) in rows)
+        return dict(rows)
 
     async def held(self, session: str) -> list[list[tuple[Any, ...]]]:
         """Returns the account of a session, its leases, and its rows that are no attempts."""

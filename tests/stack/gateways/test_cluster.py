@@ -356,7 +356,7 @@ async def test_the_leader_fails_again_and_again(tmp_path: Path, postgres: Postgr
             f"{fault}: {len(found)} times, admitted again after {found[len(found) // 2]:.2f} s in"
             f" the median, {found[-1]:.2f} s at most"
         )
-    print(f"booked as spent for requests that nobody knows, by session: {unknown}")
+    print(f"booked as spent, beyond the spare part, for nobody, nano-USD: {unknown}")
     print(f"of killed leaders' own streams, these tokens are not booked: {untold}")
     repeated = sum(asked.tries > 1 for asked in clients.asked)
     print(
