@@ -105,7 +105,7 @@ class OutputLengths:
         self._redraw.add(row)
 
     def survival(self, row: Floats, tokens: Floats) -> Floats:
-        """S(tokens) of the given rows, shape (rows,) or (); both arguments broadcast."""
+        """S(tokens) of the given rows, shape (rows,); both arguments broadcast."""
         if self._redraw:
             for drawn in self._redraw.intersection(map(int, row.tolist())):
                 _draw(self._lines[drawn], self.table[drawn])

@@ -47,9 +47,8 @@ def told(
     step_s = token_s * group.model.tokens_per_step
     alone_s = _alone_ttft_s(fleet, query, quote, index, step_s, now)
     behind = bool(fleet.states[index].pending)
-    ratio = fleet.errors.behind if behind else fleet.errors.alone
     return Told(
-        ttft_s=alone_s * ratio.ratio,
+        ttft_s=alone_s * fleet.errors.typical(behind=behind).ratio,
         tpot_s=token_s * typical_stretch(mean, answer_s, stall_s),
         alone_ttft_s=alone_s,
         behind=behind,

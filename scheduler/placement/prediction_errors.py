@@ -19,6 +19,7 @@ MOST_SHARE = 0.25
 RATIO_STEP = 0.01
 """Step of the logarithm of `TypicalRatio`, up or down."""
 MOST_RATIO = 2.0
+_MOST_LOG = math.log(MOST_RATIO)
 
 
 class TypicalRatio:
@@ -32,8 +33,8 @@ class TypicalRatio:
     def observe(self, predicted_s: float, seen_s: float) -> None:
         """Records an outcome."""
         up = seen_s > predicted_s * self.ratio
-        most = math.log(MOST_RATIO)
-        self._log = max(-most, min(most, self._log + (RATIO_STEP if up else -RATIO_STEP)))
+        log = self._log + (RATIO_STEP if up else -RATIO_STEP)
+        self._log = max(-_MOST_LOG, min(_MOST_LOG, log))
 
     @property
     def ratio(self) -> float:
@@ -44,16 +45,19 @@ class TypicalRatio:
 class PredictionErrors:
     """Errors of one model's predictions, on all its self-hosted placements."""
 
-    __slots__ = ("_mean_s", "alone", "behind", "late_s")
+    __slots__ = ("_alone", "_behind", "_mean_s", "late_s")
 
     def __init__(self) -> None:
         self._mean_s = 0.0
         self.late_s = 0.0
         """Seconds by which one prediction in ten was exceeded; 0: none was seen."""
-        self.alone = TypicalRatio()
-        """Of first tokens as they would be without prompts that come later, behind no other."""
-        self.behind = TypicalRatio()
-        """Of those of prompts behind others."""
+        self._alone = TypicalRatio()
+        self._behind = TypicalRatio()
+
+    def typical(self, *, behind: bool) -> TypicalRatio:
+        """The ratio of first tokens to what they would be without prompts that come later, of
+        prompts `behind` others or of those behind none."""
+        return self._behind if behind else self._alone
 
     def observe(self, predicted_s: float, seen_s: float) -> None:
         """Records a first token."""

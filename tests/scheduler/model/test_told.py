@@ -131,7 +131,7 @@ def test_what_later_prompts_add_is_learnt_apart_for_prompts_behind_others() -> N
     fleet, decoding = fleet_with(decoding=3, pending=1), fleet_with(decoding=3)
     before = both(fleet, query())[0]
     for _ in range(100):
-        fleet.errors.behind.observe(1.0, 1.3)
+        fleet.errors.typical(behind=True).observe(1.0, 1.3)
     found = both(fleet, query())[0]
     assert found.ttft_s == pytest.approx(1.3 * before.ttft_s, rel=0.02)
     assert found.alone_ttft_s == before.ttft_s
@@ -149,7 +149,7 @@ def test_a_first_token_teaches_it(behind: bool) -> None:
     )  # fmt: skip
     fleet.add(0, resident, NOW)
     fleet.progress(0, "asked", 1, NOW + 0.15)
-    learnt, other = fleet.errors.alone, fleet.errors.behind
+    learnt, other = (fleet.errors.typical(behind=behind) for behind in (False, True))
     if behind:
         learnt, other = other, learnt
     assert learnt.ratio > 1.0
