@@ -165,13 +165,6 @@ async def bound(listen: str) -> socket.socket:
     return listener
 
 
-async def listen_tls(
-    listen: str, certificates: LinkCertificates, make: Callable[[], Connection]
-) -> LinkServer:
-    """Accepts connections at host:port. Raises OSError."""
-    return LinkServer(await bound(listen), certificates, make)
-
-
 async def connect_tls(
     address: str, certificates: LinkCertificates, make: Callable[[], Connection]
 ) -> Connection:

@@ -23,7 +23,7 @@ from gateway.link.wire import messages, tls_transport
 from gateway.link.wire.certificates import LinkCertificates
 from gateway.link.wire.connection import CallFailed, Connection, LinkLost
 from gateway.link.wire.messages import Kind
-from gateway.link.wire.tls_transport import LinkServer, connect_tls, listen_tls
+from gateway.link.wire.tls_transport import LinkServer, bound, connect_tls
 from tests.gateway.link.pipes import Joined
 from tests.gateway.scheduling.scheduling_made import config, running, settings_of
 
@@ -58,7 +58,7 @@ def member(tmp_path: Path) -> LinkCertificates:
 async def serving(
     files: LinkCertificates, make: Callable[[], Connection] | None = None
 ) -> AsyncIterator[LinkServer]:
-    server = await listen_tls("127.0.0.1:0", files, make or echo)
+    server = LinkServer(await bound("127.0.0.1:0"), files, make or echo)
     try:
         yield server
     finally:
@@ -195,7 +195,7 @@ async def test_a_closed_port_is_told(member: LinkCertificates) -> None:
 async def test_a_port_that_is_taken_is_named(member: LinkCertificates) -> None:
     async with serving(member) as server:
         with pytest.raises(OSError, match=r"cluster\.listen: cannot listen on 127"):
-            await listen_tls(server.address, member, echo)
+            await bound(server.address)
 
 
 async def test_renewed_files_hold_for_the_next_connection(
