@@ -17,11 +17,11 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.link.front_session import FrontSession
-from gateway.link.owned import Bookings
+from gateway.link.owned import Bookings, booked_of
 from gateway.link.session_resumption import resume
 from gateway.link.wire.front_copies import FrontCopies, KeptFront
 from gateway.link.wire.messages import Kind, state_with_times
-from gateway.link.wire.resume import RequestState, Resumed, attempt_keys
+from gateway.link.wire.resume import RequestState, Resumed
 from gateway.scheduling.claims import client_id
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from scheduler.limits.idempotency import REMEMBERED_S
@@ -85,8 +85,7 @@ class FrontsLeft:
         for kept in self._due(now):
             front = kept.front
             states = [state_with_times(state, now) for state in kept.states(now)]
-            keys = [key for state in states for key in attempt_keys(state)]
-            booked = await self._bookings.booked(keys) if keys else {}
+            booked = await booked_of(self._bookings, states)
             if self._left.get(front) is not kept:
                 continue  # it has come back meanwhile
             del self._left[front]

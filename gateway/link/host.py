@@ -11,7 +11,7 @@ from gateway.link.front_session import FrontSession
 from gateway.link.fronts_left import FrontsLeft
 from gateway.link.held_answers import HeldAnswers
 from gateway.link.hosted_front import HostedFront, Met
-from gateway.link.key_witness import SINCE_VERSION, KeyWitness
+from gateway.link.key_witness import KeyWitness
 from gateway.link.opening import FrontListing, Opening
 from gateway.link.own_front_copy import OwnFrontCopy
 from gateway.link.owned import NO_BOOKINGS, Bookings, Send
@@ -70,9 +70,8 @@ class SchedulerHost:
         self.met = met
         self.setting = setting
         self.handlers = handlers
-        self.booked = bookings.booked
+        self.bookings = bookings
         self.grace_s = GRACE_S
-        self._bookings = bookings
         self._opening = opening
         self.listing = listing
         self._forgets_unfinished = forgets_unfinished
@@ -126,9 +125,7 @@ class SchedulerHost:
         self._fronts[front.number] = front
         kept = self._kept.get(front.incarnation)
         if kept is None:
-            session = FrontSession(
-                self.scheduler, front.connection.post, self.clock, self._bookings
-            )
+            session = FrontSession(self.scheduler, front.connection.post, self.clock, self.bookings)
             kept = self._kept[front.incarnation] = _Kept(number=front.number, session=session)
         kept.session.attach(self._send_to(front, kept.session))
         self.left.back(front.incarnation)
@@ -230,9 +227,7 @@ class SchedulerHost:
         self.witness.choose(
             front
             for front in self.fronts
-            if not front.is_own
-            and front.version >= SINCE_VERSION
-            and (self.listing is None or front.incarnation in self.listing)
+            if not front.is_own and (self.listing is None or front.incarnation in self.listing)
         )
 
     def _send_to(self, front: HostedFront, session: FrontSession) -> Send:

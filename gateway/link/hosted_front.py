@@ -8,9 +8,8 @@ import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from msgspec import structs
-
 from gateway.link.front_session import FrontSession
+from gateway.link.owned import booked_of
 from gateway.link.session_resumption import resume
 from gateway.link.wire.connection import Connection, Handler
 from gateway.link.wire.front_copies import FrontCopies
@@ -22,13 +21,14 @@ from gateway.link.wire.messages import (
     Welcome,
     check_version,
     state_with_times,
+    submission_with_times,
     with_times,
 )
-from gateway.link.wire.resume import RequestState, Resumed, attempt_keys
+from gateway.link.wire.resume import RequestState, Resumed
 from scheduler.contract import Request
 from scheduler.decision_record import DecisionRecord
 from scheduler.limits.rate_limit import RateLimits
-from scheduler.port import FleetFigures, Submission
+from scheduler.port import FleetFigures
 
 if TYPE_CHECKING:
     from gateway.link.host import SchedulerHost
@@ -95,8 +95,7 @@ class HostedFront:
             told = replace(
                 told, remembered=tuple(replace(key, has_output=True) for key in told.remembered)
             )
-        keys = [key for state in states for key in attempt_keys(state)]
-        booked = await host.booked(keys) if keys else {}
+        booked = await booked_of(host.bookings, states)
         if self.connection.lost:
             return
         later = resume(self.session, states, told, booked)
@@ -116,7 +115,7 @@ class HostedFront:
         session, host = self.session, self._host
         match kind:
             case Kind.SUBMIT:
-                session.submit(number, _with_times(payload, host.clock()))
+                session.submit(number, submission_with_times(payload, host.clock()))
             case Kind.RESUME:
                 if len(self._states) >= MAX_REQUESTS:
                     raise LinkError(f"a front with more than {MAX_REQUESTS} requests")
@@ -156,10 +155,6 @@ class HostedFront:
         if self.number:
             log.info("the connection of front %d has ended: %s", self.number, reason)
             self._host.remove(self, for_good=self._leaves)
-
-
-def _with_times(submission: Submission, now: float) -> Submission:
-    return structs.replace(submission, request=with_times(submission.request, now))
 
 
 def _calls(front: HostedFront, host: SchedulerHost) -> dict[str, Handler]:

@@ -20,21 +20,18 @@ from gateway.scheduling.claims import Claims
 from gateway.scheduling.resumption import RememberedKey
 from scheduler.limits.idempotency import REMEMBERED_S, Key, KeyUse
 
-SINCE_VERSION = 3
-"""Version of the messages from which on a front keeps keys."""
 PIECE = 1000
 """Keys that are told at once, some 2 ms."""
-
-
-KEPT_SINCE_VERSION = 4
-"""Version of the messages from which on a front says what it keeps."""
+KEEPS_SINCE_VERSION = 4
+"""Version of the messages from which on a front says what it keeps, and keeps a copy of the
+leader's own front."""
 LONGEST_WAIT_S = 0.1
 """Longest wait for the witness, to which a tick of the host is added: a slow one holds nobody up
 for longer."""
 
 
-class Candidate(Protocol):
-    """A front that may be the witness."""
+class Witness(Protocol):
+    """A front that is the witness, or may be."""
 
     @property
     def connection(self) -> Connection:
@@ -45,17 +42,17 @@ class Candidate(Protocol):
         """Version of its messages."""
 
 
-C = TypeVar("C", bound=Candidate)
+W = TypeVar("W", bound=Witness)
 
 
-class KeyWitness(Generic[C]):
+class KeyWitness(Generic[W]):
     """Tells the witness of a scheduler's keys."""
 
     def __init__(self, claims: Claims, clock: Callable[[], float]) -> None:
         """`clock`: monotonic seconds."""
         self._claims = claims
         self._clock = clock
-        self.front: C | None = None
+        self.front: W | None = None
         """The witness; None: there is none."""
         self.unkept = 0
         """Requests that went on before the witness had their key."""
@@ -68,7 +65,7 @@ class KeyWitness(Generic[C]):
         self._is_new = True
         claims.on_key_use = self._changed
 
-    def choose(self, candidates: Iterable[C]) -> None:
+    def choose(self, candidates: Iterable[W]) -> None:
         """Keeps the witness if it is a candidate, and otherwise takes the first one."""
         found = list(candidates)
         if self.front is not None and self.front in found:
@@ -91,7 +88,7 @@ class KeyWitness(Generic[C]):
     def when_kept(self, go_on: Callable[[], None]) -> bool:
         """Calls `go_on` once the witness has all changes so far, or after `LONGEST_WAIT_S`. Returns
         False, and does not call it, if there is nothing to wait for."""
-        if self.front is None or self.front.version < KEPT_SINCE_VERSION:
+        if self.front is None or self.front.version < KEEPS_SINCE_VERSION:
             return False
         if self._kept >= self._last:
             return False

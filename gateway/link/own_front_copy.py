@@ -7,31 +7,16 @@ changes, and at last that nothing of it is left to book.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from gateway.link.front_record import FrontRecord
+from gateway.link.key_witness import KEEPS_SINCE_VERSION, Witness
 from gateway.link.sent import Changes, SentRequest, request_state
-from gateway.link.wire.connection import Connection
 from gateway.link.wire.front_copies import MAX_REQUESTS, PIECE
 from gateway.link.wire.messages import Kind
 from gateway.link.wire.resume import FrontCopy, RequestState, Standing
 
-SINCE_VERSION = 4
-"""Version of the messages from which on a front keeps a copy."""
 MAX_CHANGES = 100_000
 """Changes that are gathered while the other front does not read. Beyond, all is told anew."""
-
-
-class Keeper(Protocol):
-    """The front that keeps the copy."""
-
-    @property
-    def connection(self) -> Connection:
-        """Its connection."""
-
-    @property
-    def version(self) -> int:
-        """Version of its messages."""
 
 
 class OwnFrontCopy:
@@ -45,15 +30,15 @@ class OwnFrontCopy:
         self.front = front
         self._term = term
         self._clock = clock
-        self._keeper: Keeper | None = None
+        self._keeper: Witness | None = None
         self._changes = Changes()
         self._told: set[int] = set()
         """Requests that the keeper has, by the number of their original branch."""
         self._begins = True
 
-    def tick(self, keeper: Keeper | None) -> None:
+    def tick(self, keeper: Witness | None) -> None:
         """Tells what has changed. `keeper`: who is told; None: there is nobody."""
-        if keeper is not None and keeper.version < SINCE_VERSION:
+        if keeper is not None and keeper.version < KEEPS_SINCE_VERSION:
             keeper = None
         if keeper is not self._keeper:
             self._keeper = keeper

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.link.wire.messages import Kind
-from gateway.link.wire.resume import AttemptKey
+from gateway.link.wire.resume import AttemptKey, RequestState, attempt_keys
 from gateway.scheduling.branches import ClaimedRequest
 from scheduler.contract import Start
 from scheduler.metering.settlement import SettledAttempt
@@ -52,6 +52,12 @@ class Bookings(Booking, Protocol):
 
     async def booked(self, keys: Sequence[AttemptKey]) -> Booked:
         """Returns the accounts of those attempts that are in the ledger."""
+
+
+async def booked_of(bookings: Bookings, states: Iterable[RequestState]) -> Booked:
+    """Returns the accounts of attempts of these requests that are in the ledger."""
+    keys = [key for state in states for key in attempt_keys(state)]
+    return await bookings.booked(keys) if keys else {}
 
 
 class _NoBookings:

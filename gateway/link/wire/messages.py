@@ -303,17 +303,17 @@ def with_times(request: Request, now: float) -> Request:
     )
 
 
+def submission_with_times(submission: Submission, now: float) -> Submission:
+    """Does so with the request of a submission."""
+    return msgspec.structs.replace(submission, request=with_times(submission.request, now))
+
+
 def state_with_times(state: RequestState, now: float) -> RequestState:
-    """Replaces the seconds that have travelled by times of the receiver's clock."""
+    """Does so with all that is told of a request."""
     return replace(
         state,
         branches=tuple(
-            replace(
-                branch,
-                submission=msgspec.structs.replace(
-                    branch.submission, request=with_times(branch.submission.request, now)
-                ),
-            )
+            replace(branch, submission=submission_with_times(branch.submission, now))
             for branch in state.branches
         ),
     )

@@ -148,6 +148,16 @@ async def moved(front: JoinedFront, to: Joined) -> None:
     await told(to, front)
 
 
+async def moved_together(to: Joined, *fronts: JoinedFront) -> None:
+    """Fronts that another scheduler waits for join it."""
+    for front in fronts:
+        front.host = to.host
+    joining = [front.connect() for front in fronts]
+    for _ in range(8):
+        await told(to, *fronts)
+    await asyncio.gather(*joining)
+
+
 @pytest.mark.parametrize("gone", [False, True])
 async def test_a_stream_of_a_killed_leaders_front_is_booked_with_what_was_told(gone: bool) -> None:
     world = World()
@@ -272,11 +282,7 @@ async def test_another_front_is_told_everything_in_pieces(monkeypatch: pytest.Mo
         [kept] = late.remote.copies.fronts.values()
         assert (len(kept.requests), kept.complete) == (count, complete)
     new, _ = world.leader(expects=2, gone=True)
-    other.host, late.host = new.host, new.host
-    joining = [front.connect() for front in (other, late)]
-    for _ in range(8):
-        await told(new, other, late)
-    await asyncio.gather(*joining)
+    await moved_together(new, other, late)
     assert sorted(row.request_id for row in world.ledger.rows) == [f"k/r{i}" for i in range(5)]
 
 
@@ -293,11 +299,7 @@ async def test_a_front_that_was_told_a_part_does_not_outdo_one_that_knows_all(
     old.host.tick()
     late.exchange()
     new, _ = world.leader(expects=2, gone=True)
-    other.host, late.host = new.host, new.host
-    joining = [front.connect() for front in (other, late)]
-    for _ in range(8):
-        await told(new, other, late)
-    await asyncio.gather(*joining)
+    await moved_together(new, other, late)
     assert len(world.ledger.rows) == 3
 
 
