@@ -19,13 +19,15 @@ from gateway.accounting.ledger.append import transactional_append
 from gateway.accounting.ledger.budgets import overrides, set_override
 from gateway.accounting.ledger.caller_reads import CallerReads
 from gateway.accounting.ledger.database import Database, LedgerUnavailable, LedgerUnusable, Tx
+from gateway.accounting.ledger.lease_recovery import (
+    recover_own_leases,
+    recover_silent_gateways,
+)
 from gateway.accounting.ledger.leases import (
     OpenLease,
     Owner,
     adopt_own_leases,
     record_heartbeat,
-    recover_own_leases,
-    recover_silent_gateways,
 )
 from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.ledger.postgres import Fence, connect
