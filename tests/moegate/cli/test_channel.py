@@ -88,7 +88,7 @@ async def test_a_failed_call_becomes_the_failure_of_the_command() -> None:
 
 async def test_where_no_gateway_listens_the_address_is_asked_for() -> None:
     args = arguments("--target", "127.0.0.1:1")
-    with pytest.raises(CommandFailed, match="UNAVAILABLE: failed to connect.*\n.*--target"):
+    with pytest.raises(CommandFailed, match=r"UNAVAILABLE: failed to connect.*\n.*--target"):
         async with open_channel(args) as channel:
             await call_method(args, channel.unary_unary("/moegate.v1.None/None"), b"", 30.0)
 
