@@ -15,14 +15,14 @@ from typing import TypeVar
 
 from gateway.accounting.booked import Sought, booked
 from gateway.accounting.budgets import Budgets
+from gateway.accounting.lease_recovery import (
+    recover_own_leases,
+    recover_silent_gateways,
+)
 from gateway.accounting.ledger.append import transactional_append
 from gateway.accounting.ledger.budgets import overrides, set_override
 from gateway.accounting.ledger.caller_reads import CallerReads
 from gateway.accounting.ledger.database import Database, LedgerUnavailable, LedgerUnusable, Tx
-from gateway.accounting.ledger.lease_recovery import (
-    recover_own_leases,
-    recover_silent_gateways,
-)
 from gateway.accounting.ledger.leases import (
     OpenLease,
     Owner,

@@ -15,8 +15,8 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Iterable
 
+from gateway.accounting.lease_recovery import record_lost_rows
 from gateway.accounting.ledger.database import LedgerUnavailable
-from gateway.accounting.ledger.lease_recovery import record_lost_rows
 from gateway.accounting.ledger.leases import (
     LeaseGone,
     OpenLease,

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.accounting.budgets import settle_against_budgets
-from gateway.accounting.ledger.append import append
-from gateway.accounting.ledger.database import Tx
-from gateway.accounting.ledger.lease_recovery import (
+from gateway.accounting.lease_recovery import (
     recover_own_leases,
     recover_silent_gateways,
 )
+from gateway.accounting.ledger.append import append
+from gateway.accounting.ledger.database import Tx
 from gateway.accounting.ledger.leases import (
     LeaseGone,
     Owner,

@@ -16,15 +16,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from gateway.accounting.ledger.append import Append, transactional_append
-from gateway.accounting.ledger.budgets import overrides, standings, top_sessions
-from gateway.accounting.ledger.corrections import correct
-from gateway.accounting.ledger.database import Database, Row, Tx
-from gateway.accounting.ledger.lease_recovery import (
+from gateway.accounting.lease_recovery import (
     record_lost_rows,
     recover_own_leases,
     recover_silent_gateways,
 )
+from gateway.accounting.ledger.append import Append, transactional_append
+from gateway.accounting.ledger.budgets import overrides, standings, top_sessions
+from gateway.accounting.ledger.corrections import correct
+from gateway.accounting.ledger.database import Database, Row, Tx
 from gateway.accounting.ledger.leases import (
     Extended,
     Owner,
