@@ -25,7 +25,7 @@ _QUERY = re.compile(r"(://[^?\s]*\?).*", re.DOTALL)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """One problem. `path`: such as pools[0].replicas[1].url (empty: the whole file); `value`: as
-    shown to people; `line`: its line in the file, from 1."""
+    shown to people, empty where the message has it; `line`: its line in the file, from 1."""
 
     path: str
     value: str
@@ -40,7 +40,8 @@ class Problem:
     def __str__(self) -> str:
         where = self.path or "the file"
         line = f" (line {self.line})" if self.line is not None else ""
-        return f"{where}{line}: {self.message}\n    found: {self.value}\n    fix: {self.fix}"
+        found = f"\n    found: {self.value}" if self.value else ""
+        return f"{where}{line}: {self.message}{found}\n    fix: {self.fix}"
 
 
 class ConfigError(Exception):
