@@ -119,7 +119,8 @@ class Resident(msgspec.Struct, kw_only=True):
     hit_tokens: int
     """Prompt tokens that were expected in the prefix cache."""
     predicted_ttft_s: float | None = None
-    told: tuple[float, bool] | None = None  # `Told.alone_ttft_s`, `Told.behind`
+    typical_ttft: tuple[float, bool] | None = None
+    """`TypicalTimes.alone_ttft_s` and `behind` at its start; None on a remote."""
     kv_spread_tokens: float = 0.0
     """Tokens by which one output in ten may exceed the expected output."""
     service_nano_usd: float = 0.0
