@@ -32,9 +32,9 @@ class Fleet:
 
     `report` is called with events for the scheduler: `EngineReport`, `EngineSteps`,
     `AdapterReport`, `ServingChanged` and `CacheEvents`. They may name a placement that a reload has
-    removed. `is_idle`: whether nothing runs at a placement; `on_change` is awaited after a placement has
-    entered or left service. `on_signatures`, which may be set, is called with the experts of
-    finished requests.
+    removed. `is_idle`: whether nothing runs at a placement; `on_change` is awaited after a
+    placement has entered or left service. `on_signatures`, which may be set, is called with the
+    experts of finished requests.
     """
 
     def __init__(

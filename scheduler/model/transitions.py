@@ -26,7 +26,8 @@ from scheduler.model.refusals import FOR_LACK_OF_ROOM
 from scheduler.model.typical_times import typical_times
 from scheduler.overflow.overflow import RemoteQuote
 from scheduler.placement.quotes import PlacementQuery, Quote
-from scheduler.placement_state import PlacementState, Resident
+from scheduler.placement_state import PlacementState
+from scheduler.resident import Resident
 from scheduler.tracked_request import TrackedRequest
 
 _FAULTS_OF_PLACEMENTS = (Fault.PLACEMENT, Fault.ABSENT, Fault.BUSY, Fault.ACCOUNT)

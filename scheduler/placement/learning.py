@@ -16,7 +16,8 @@ from scheduler.step_time.step_windows import joined
 
 if TYPE_CHECKING:
     from scheduler.placement.self_hosted import SelfHostedFleet
-    from scheduler.placement_state import PlacementState, Resident
+    from scheduler.placement_state import PlacementState
+from scheduler.resident import Resident
 
 SAME_TIME_S = 0.5
 """Reports of a group's ranks within this time are joined to one."""

@@ -14,8 +14,8 @@ from scheduler.model.typical_times import LEAST_TRUST, TypicalTimes, typical_tim
 from scheduler.placement.quotes import PlacementQuery
 from scheduler.placement.quoting import quote_fleet
 from scheduler.placement.self_hosted import SelfHostedFleet
-from scheduler.placement_state import Resident
 from scheduler.policy import Policy
+from scheduler.resident import Resident
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests.scheduler.placement.fleets_made import NOW, Made, idle_fleet, made
 from tests.scheduler.requests_made import request
