@@ -25,6 +25,7 @@ from scheduler.model.model_state import URGENT, ModelState
 from scheduler.model.refusals import FOR_LACK_OF_ROOM
 from scheduler.model.typical_times import typical_times
 from scheduler.overflow.overflow import RemoteQuote
+from scheduler.placement import learning
 from scheduler.placement.quotes import PlacementQuery, Quote
 from scheduler.placement_state import PlacementState
 from scheduler.resident import Resident
@@ -195,6 +196,9 @@ def learn_from_end(
         model_state.suspect.add(index)
     if event.outcome is AttemptOutcome.OK or event.fault in _FAULTS_OF_PLACEMENTS:
         outcome = state.record_outcome(failed=event.outcome is not AttemptOutcome.OK)
+    if index is not None:
+        request_id, cached_tokens = resident.request.request_id, event.cached_tokens
+        learning.answer_ended(model_state.fleet, index, request_id, cached_tokens)
     if event.outcome is AttemptOutcome.OK:
         exact = index is not None and model_state.engine_caches.is_known(index)
         if not (exact and resident.request.token_blocks):

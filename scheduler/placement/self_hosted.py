@@ -128,7 +128,7 @@ class SelfHostedFleet:
         """T(B + 1) without the term of the KV cache."""
         self.untouched_s: Floats = np.zeros(count)
         """Seconds to read the experts that a chunk touches beside those of B + 1 sequences; 0 where
-        another prompt pays them in the same step."""
+        prompts wait that pay them in the same step."""
         objective = self.states[0].facts.objective if self.states else Objective.LATENCY
         self.objective = OBJECTIVE_RULES[objective]
         self.checks = checks_for(self.objective, late_binding=policy.late_binding)
@@ -369,7 +369,7 @@ class SelfHostedFleet:
         phases = prefill_phases(state, *times_s, self.groups[index].model.transfer)
         self.phase_s[:, index] = phases[:4]
         self.first_token_due_s[index] = phases.first_token_due_s
-        if phases.shares_step:
+        if phases.waiting_s > 0.0:
             self.untouched_s[index] = 0.0
 
     def refresh_curve(self, index: int, now: float) -> None:

@@ -16,7 +16,6 @@ from scheduler.placement.quoting import quote_fleet
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.policy import Policy
 from scheduler.resident import Resident
-from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests.scheduler.placement.fleets_made import NOW, Made, idle_fleet, made
 from tests.scheduler.requests_made import request
 
@@ -68,12 +67,12 @@ def test_both_agree_where_nothing_more_is_known(one: Made) -> None:
         assert found.tpot_s == pytest.approx(quote.tpot_s.item(index))
 
 
-def test_a_prompt_that_shares_no_step_reads_the_experts_alone() -> None:
-    fleet = fleet_with(decoding=3, pending=1)
-    assert fleet.phase_rows[0].item(0) < NOW, "the step that computes the other has begun"
-    found, compared = both(fleet, query())
-    experts_s = QWEN3_30B_H100.prompt_experts_s(5, PROMPT)
-    assert found.ttft_s - compared.ttft_s == pytest.approx(experts_s)
+def test_a_prefix_that_is_told_otherwise_shares_the_step_as_the_quoted_one_does() -> None:
+    for now in (NOW - 0.019, NOW):
+        fleet, sure = (fleet_with(decoding=3, pending=1) for _ in range(2))
+        fleet.cache_trust[0] = 0.9
+        found, _ = both(fleet, query(0.9 * 500.0), now)
+        assert found.ttft_s == pytest.approx(both(sure, query(500.0), now)[1].ttft_s)
 
 
 def test_a_prefix_is_told_as_found_or_as_the_decision_expects_it() -> None:
