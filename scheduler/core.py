@@ -31,8 +31,8 @@ from scheduler.contract import (
 )
 from scheduler.decisions import Decision, Decisions
 from scheduler.engine_steps import EngineSteps
-from scheduler.fleet_change import fleet_change
 from scheduler.limits.retry_budget import DEFAULT_RETRIES, RetryLimits, SharedRetryBudget
+from scheduler.model.fleet_change import fleet_change
 from scheduler.model.model_names import all_bases
 from scheduler.model.model_scheduler import ModelScheduler
 from scheduler.model.model_state import ModelState
