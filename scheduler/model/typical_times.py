@@ -21,7 +21,7 @@ KNOWN_STEPS = 4.0
 """Steps after a token until which the beginning of the running one is known from it."""
 
 
-class Told(NamedTuple):
+class TypicalTimes(NamedTuple):
     """Predicted times from now on.
 
     `alone_ttft_s`: if no prompt comes later; `ttft_s`: with what such prompts typically add.
@@ -34,9 +34,9 @@ class Told(NamedTuple):
     behind: bool
 
 
-def told(
+def typical_times(
     fleet: SelfHostedFleet, query: PlacementQuery, quote: Quote, index: int, now: float
-) -> Told:
+) -> TypicalTimes:
     """The times of the placement with this index, before the request is added to it."""
     group, request = fleet.groups[index], query.request
     mean = fleet.stretch.item(index)
@@ -46,7 +46,7 @@ def told(
     step_s = token_s * group.model.tokens_per_step
     alone_s = _alone_ttft_s(fleet, query, quote, index, step_s, now)
     behind = bool(fleet.states[index].pending)
-    return Told(
+    return TypicalTimes(
         ttft_s=alone_s * fleet.errors.typical(behind=behind).ratio,
         tpot_s=token_s * typical_stretch(mean, answer_s, stall_s),
         alone_ttft_s=alone_s,
