@@ -14,6 +14,7 @@ import msgspec
 from scheduler.adapters.adapter_slots import AdapterSlots
 from scheduler.contract import EngineReport, Objective, PlacementKind, Request
 from scheduler.limits.rate_limit import NO_RATE_LIMITS, RateLimits
+from scheduler.placement.prediction_errors import FirstToken
 from scheduler.pricing import TokenRates
 from scheduler.provenance import Provenance
 from scheduler.step_time.step_model import StepModel
@@ -119,7 +120,7 @@ class Resident(msgspec.Struct, kw_only=True):
     hit_tokens: int
     """Prompt tokens that were expected in the prefix cache."""
     predicted_ttft_s: float | None = None
-    told: tuple[float, bool] | None = None  # `Told.alone_ttft_s`, `Told.behind`
+    told: FirstToken | None = None
     kv_spread_tokens: float = 0.0
     """Tokens by which one output in ten may exceed the expected output."""
     service_nano_usd: float = 0.0

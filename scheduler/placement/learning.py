@@ -77,8 +77,7 @@ def first_token(fleet: SelfHostedFleet, index: int, resident: Resident, now: flo
     if resident.predicted_ttft_s is not None:
         fleet.errors.observe(resident.predicted_ttft_s, now - resident.started_s)
     if resident.told is not None:
-        alone_s, behind = resident.told
-        fleet.errors.typical(behind=behind).observe(alone_s, now - resident.started_s)
+        fleet.errors.observe_typical(resident.told, now - resident.started_s)
     periods = group.prefills(state.facts.name)
     if not _is_told(fleet, index, now) or request.inputs > 1:
         periods.spoil()
