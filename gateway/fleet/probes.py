@@ -23,7 +23,7 @@ from gateway.config.tasks import Task
 from gateway.domain.failures import UpstreamFailure
 from gateway.domain.generation import Chunk, EngineHints, Generation, Prompt, Sampling
 from gateway.domain.pooling import EmbeddingInput, PoolingInput, ScoringInput
-from gateway.fleet.adapters import RELIST_S, AdapterRules, adapters_told, loaded_adapters
+from gateway.fleet.adapters import RELIST_S, AdapterRules, adapter_report, loaded_adapters
 from gateway.fleet.engine_feed import EngineFeed, Signatures
 from gateway.fleet.keyed_tasks import KeyedTasks
 from gateway.fleet.server_info import ServerInfoWatch
@@ -112,7 +112,7 @@ class WatchedReplica:
 class Prober:
     """Watches all replicas while `run` is running.
 
-    `report` is called with `EngineReport`, `EngineSteps`, `AdaptersTold` and `ServingChanged`
+    `report` is called with `EngineReport`, `EngineSteps`, `AdapterReport` and `ServingChanged`
     events, `report_signatures` with the experts of finished requests; `on_change` is awaited after
     a placement has entered or left service, except where `apply` reports it: there the caller
     knows.
@@ -331,7 +331,7 @@ class Prober:
             self._loaded[replica.name] = now, loaded
         pinned = len(replica.placements) > 1
         for placement in replica.placements:
-            self._report(adapters_told(placement, loaded, metrics, rules, pinned=pinned))
+            self._report(adapter_report(placement, loaded, metrics, rules, pinned=pinned))
 
     def _judged(
         self, name: str, gauges: StandingGauges, report: EngineReport, probed: bool

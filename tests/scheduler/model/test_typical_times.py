@@ -10,13 +10,13 @@ from hypothesis import given
 from msgspec.structs import replace
 
 from scheduler.contract import Objective
-from scheduler.model.told import LEAST_TRUST, Told, told
+from scheduler.model.typical_times import LEAST_TRUST, TypicalTimes, typical_times
 from scheduler.placement.prediction_errors import FirstToken, Joins
 from scheduler.placement.quotes import PlacementQuery
 from scheduler.placement.quoting import quote_fleet
 from scheduler.placement.self_hosted import SelfHostedFleet
-from scheduler.placement_state import Resident
 from scheduler.policy import Policy
+from scheduler.resident import Resident
 from tests.scheduler.placement.fleets_made import NOW, Made, idle_fleet, made
 from tests.scheduler.requests_made import request
 
@@ -45,11 +45,13 @@ def fleet_with(*, pending: int = 0, decoding: int = 0) -> SelfHostedFleet:
     return fleet
 
 
-def both(fleet: SelfHostedFleet, asked: PlacementQuery, now: float = NOW) -> tuple[Told, Told]:
+def both(
+    fleet: SelfHostedFleet, asked: PlacementQuery, now: float = NOW
+) -> tuple[TypicalTimes, TypicalTimes]:
     """What is told, and the figures of the decision."""
     quote = quote_fleet(fleet, asked, Policy(), now)
     ttft_s, tpot_s = quote.ttft_s.item(0), quote.tpot_s.item(0)
-    return told(fleet, asked, quote, 0, now), Told(
+    return typical_times(fleet, asked, quote, 0, now), TypicalTimes(
         ttft_s, tpot_s, FirstToken(ttft_s, Joins.OWN, 0.0)
     )
 
@@ -61,7 +63,7 @@ def test_both_agree_where_nothing_more_is_known(one: Made) -> None:
         group.step_ended_s = -math.inf
     quote = quote_fleet(fleet, asked, one.policy, NOW)
     for index, state in enumerate(fleet.states):
-        found = told(fleet, asked, quote, index, NOW)
+        found = typical_times(fleet, asked, quote, index, NOW)
         if not state.pending:
             assert found.ttft_s == pytest.approx(quote.ttft_s.item(index))
         assert found.tpot_s == pytest.approx(quote.tpot_s.item(index))
@@ -150,7 +152,7 @@ def test_a_first_token_teaches_it() -> None:
     fleet, first = fleet_with(), FirstToken(0.1, Joins.SHARED, 0.1)
     resident = Resident(
         request=request("asked", prompt_tokens=100), started_s=NOW, promised_ttft_s=2.0,
-        kv_reserved_tokens=400, prefill_s=0.02, hit_tokens=0, told=first,
+        kv_reserved_tokens=400, prefill_s=0.02, hit_tokens=0, typical_ttft=first,
     )  # fmt: skip
     fleet.add(0, resident, NOW)
     fleet.progress(0, "asked", 1, NOW + 0.15)

@@ -22,7 +22,7 @@ KNOWN_STEPS = 4.0
 """Steps after a token until which the beginning of the running one is known from it."""
 
 
-class Told(NamedTuple):
+class TypicalTimes(NamedTuple):
     """Predicted times from now on. `first`: of the first token, without prompts that come later."""
 
     ttft_s: float
@@ -30,9 +30,9 @@ class Told(NamedTuple):
     first: FirstToken
 
 
-def told(
+def typical_times(
     fleet: SelfHostedFleet, query: PlacementQuery, quote: Quote, index: int, now: float
-) -> Told:
+) -> TypicalTimes:
     """The times of the placement with this index, before the request is added to it."""
     group, request = fleet.groups[index], query.request
     mean = fleet.stretch.item(index)
@@ -40,7 +40,7 @@ def told(
     answer_s = query.output_tokens / request.choices * token_s
     stall_s = fleet.pooled[group.fit.prior].stalls.stall_s
     first = _first_token(fleet, query, quote, index, token_s * group.model.tokens_per_step, now)
-    return Told(
+    return TypicalTimes(
         ttft_s=fleet.errors.typical_s(first),
         tpot_s=token_s * typical_stretch(mean, answer_s, stall_s),
         first=first,
