@@ -274,7 +274,7 @@ class RefereeEngine:
         self._share(sequence)
         own = taken - len(sequence.shared) * self.size.block_tokens
         self._own_tokens = max(0, self._own_tokens - own)
-        for block in sequence.shared:
+        for block in reversed(sequence.shared):  # vLLM drops the end of a prompt first
             self._blocks[block] -= 1
             if not self._blocks[block]:
                 self._idle[block] = None
