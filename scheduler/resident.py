@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import enum
+from typing import NamedTuple
+
 import msgspec
 
 from scheduler.contract import Request
-from scheduler.placement.prediction_errors import FirstToken
+
+
+class Joins(enum.IntEnum):
+    """Which step of the engine a prompt joins."""
+
+    OWN = 0
+    """No other prompt is pending."""
+    SHARED = 1
+    """The one that computes the pending prompts, too, and has not begun."""
+    NEXT = 2
+    """The one after those that compute the pending prompts."""
+
+
+class FirstToken(NamedTuple):
+    """A predicted first token. `alone_s`: time to it if no prompt is sent later; `unit_s`: what
+    later ones add is learnt in units of this."""
+
+    alone_s: float
+    joins: Joins
+    unit_s: float
 
 
 class Resident(msgspec.Struct, kw_only=True):

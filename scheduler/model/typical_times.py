@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from scheduler.placement.prediction_errors import FirstToken, Joins
 from scheduler.placement.prefill_stalls import typical_stretch
 from scheduler.placement.quotes import PlacementQuery, Quote
 from scheduler.placement.self_hosted import SelfHostedFleet
+from scheduler.resident import FirstToken, Joins
 
 LEAST_TRUST = 0.7
 """Share of the expected prefixes that a cache must have had lately to be told as it is expected."""

@@ -9,8 +9,7 @@ down by a ninth of that where not.
 
 from __future__ import annotations
 
-import enum
-from typing import NamedTuple
+from scheduler.resident import FirstToken, Joins
 
 QUANTILE = 0.9
 STEP = 0.1
@@ -21,26 +20,6 @@ MOST_SHARE = 0.25
 UNITS_STEP = 0.01
 """Step of `LaterPrompts.units`, up or down."""
 LEAST_UNITS, MOST_UNITS = -0.5, 2.0
-
-
-class Joins(enum.IntEnum):
-    """Which step of the engine a prompt joins."""
-
-    OWN = 0
-    """No other prompt is pending."""
-    SHARED = 1
-    """The one that computes the pending prompts, too, and has not begun."""
-    NEXT = 2
-    """The one after those that compute the pending prompts."""
-
-
-class FirstToken(NamedTuple):
-    """A predicted first token. `alone_s`: time to it if no prompt is sent later; `unit_s`: what
-    later ones add is learnt in units of this."""
-
-    alone_s: float
-    joins: Joins
-    unit_s: float
 
 
 class LaterPrompts:

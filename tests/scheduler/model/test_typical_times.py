@@ -11,12 +11,11 @@ from msgspec.structs import replace
 
 from scheduler.contract import Objective
 from scheduler.model.typical_times import LEAST_TRUST, TypicalTimes, typical_times
-from scheduler.placement.prediction_errors import FirstToken, Joins
 from scheduler.placement.quotes import PlacementQuery
 from scheduler.placement.quoting import quote_fleet
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.policy import Policy
-from scheduler.resident import Resident
+from scheduler.resident import FirstToken, Joins, Resident
 from tests.scheduler.placement.fleets_made import NOW, Made, idle_fleet, made
 from tests.scheduler.requests_made import request
 

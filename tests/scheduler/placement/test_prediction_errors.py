@@ -9,10 +9,9 @@ from scheduler.placement.prediction_errors import (
     LEAST_UNITS,
     MOST_SHARE,
     MOST_UNITS,
-    FirstToken,
-    Joins,
     PredictionErrors,
 )
+from scheduler.resident import FirstToken, Joins
 
 
 def test_nine_of_ten_first_tokens_come_within_the_margin() -> None:
