@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -38,6 +39,10 @@ class Counting:
     runs_by_text: Counter[str] = field(default_factory=Counter)
     """Chats, by the text of their last message."""
     tokens_by_text: Counter[str] = field(default_factory=Counter)
+    answers: int = 0
+    """Answers that ended."""
+    last_answer: float = math.inf
+    """Answers beyond so many do not end until it is raised."""
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         self.running += 1
@@ -76,6 +81,9 @@ class Counting:
             await response.write(frame.encode())
             if self.pause_s:
                 await asyncio.sleep(self.pause_s)
+        while self.answers >= self.last_answer:
+            await asyncio.sleep(0.01)
+        self.answers += 1
         await response.write(DONE)
         return response
 

@@ -15,6 +15,10 @@ from typing import TypeVar
 
 from gateway.accounting.booked import Sought, booked
 from gateway.accounting.budgets import Budgets
+from gateway.accounting.lease_recovery import (
+    recover_own_leases,
+    recover_silent_gateways,
+)
 from gateway.accounting.ledger.append import transactional_append
 from gateway.accounting.ledger.budgets import overrides, set_override
 from gateway.accounting.ledger.caller_reads import CallerReads
@@ -24,8 +28,6 @@ from gateway.accounting.ledger.leases import (
     Owner,
     adopt_own_leases,
     record_heartbeat,
-    recover_own_leases,
-    recover_silent_gateways,
 )
 from gateway.accounting.ledger.ledger import Ledger
 from gateway.accounting.ledger.postgres import Fence, connect

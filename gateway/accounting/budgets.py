@@ -15,7 +15,8 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Iterable
 
-from gateway.accounting.ledger.database import LedgerUnavailable, Tx
+from gateway.accounting.lease_recovery import record_lost_rows
+from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.leases import (
     LeaseGone,
     OpenLease,
@@ -24,7 +25,6 @@ from gateway.accounting.ledger.leases import (
     extend,
     give_back,
     owned_by,
-    record_lost_rows,
     record_unspent,
 )
 from gateway.accounting.ledger.ledger import Ledger
@@ -152,14 +152,12 @@ class Budgets:
             for lease, nano_usd in self._book.end_adoption(complete=complete)
         }
 
-        async def record(tx: Tx) -> None:
-            for lease_id, nano_usd in sorted(lost.items()):
-                await record_lost_rows(tx, lease_id, nano_usd, UNKNOWN_NOTE)
-
         if lost:
             try:
                 # At once, so that it is booked before any row of a front that comes back late.
-                await self._ledger.after_rows(record, GRANT_S)
+                await self._ledger.after_rows(
+                    lambda tx: record_lost_rows(tx, lost, UNKNOWN_NOTE), GRANT_S
+                )
             except LedgerUnavailable:
                 self._unrecorded |= lost
                 raise
@@ -253,12 +251,12 @@ class Budgets:
         lost = self._ledger.lost(lease_id)
         if lost:
             await self._ledger.after_rows(
-                lambda tx: record_lost_rows(tx, lease_id, lost, LOST_NOTE), GRANT_S
+                lambda tx: record_lost_rows(tx, {lease_id: lost}, LOST_NOTE), GRANT_S
             )
         unknown = self._unrecorded.get(lease_id)
         if unknown is not None:
             await self._ledger.after_rows(
-                lambda tx: record_lost_rows(tx, lease_id, unknown, UNKNOWN_NOTE), GRANT_S
+                lambda tx: record_lost_rows(tx, {lease_id: unknown}, UNKNOWN_NOTE), GRANT_S
             )
             del self._unrecorded[lease_id]
         await self._ledger.after_rows(lambda tx: close(tx, lease_id), GRANT_S)

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+SHOWN_PROBLEMS = 50
+"""Most problems of a file that its error tells."""
 SHOWN_CHARACTERS = 80
 """Most characters of a value that are shown."""
 _MASKED = re.compile(r"(^|\.)(api_key|sha256|secret|headers\[\d+\]\.value)(\.|\[|$)")
@@ -25,7 +27,7 @@ _QUERY = re.compile(r"(://[^?\s]*\?).*", re.DOTALL)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """One problem. `path`: such as pools[0].replicas[1].url (empty: the whole file); `value`: as
-    shown to people; `line`: its line in the file, from 1."""
+    shown to people, empty where the message has it; `line`: its line in the file, from 1."""
 
     path: str
     value: str
@@ -40,7 +42,8 @@ class Problem:
     def __str__(self) -> str:
         where = self.path or "the file"
         line = f" (line {self.line})" if self.line is not None else ""
-        return f"{where}{line}: {self.message}\n    found: {self.value}\n    fix: {self.fix}"
+        found = f"\n    found: {self.value}" if self.value else ""
+        return f"{where}{line}: {self.message}{found}\n    fix: {self.fix}"
 
 
 class ConfigError(Exception):
@@ -51,7 +54,10 @@ class ConfigError(Exception):
         self.problems = tuple(problems)
         count = len(self.problems)
         head = f"{source}: {count} problem{'s' if count > 1 else ''}"
-        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+        lines = [f"  {problem}" for problem in self.problems[:SHOWN_PROBLEMS]]
+        if count > SHOWN_PROBLEMS:
+            lines.append(f"  and {count - SHOWN_PROBLEMS} more: mend these first")
+        super().__init__("\n".join([head, *lines]))
 
 
 def field_path(parent: str, name: str) -> str:

@@ -21,6 +21,8 @@ from grpc_status import rpc_status
 from moegate.cli.command_runner import CommandFailed
 
 KEY_VARIABLE = "MOEGATE_API_KEY"
+UNREACHED = ("failed to connect", "DNS resolution failed")
+"""How grpc core's messages begin where no server was reached."""
 RpcError = grpc.aio.AioRpcError
 Message = TypeVar("Message")
 Answer = TypeVar("Answer")
@@ -95,6 +97,8 @@ def is_unavailable(error: RpcError) -> bool:
 def error_text(error: RpcError) -> str:
     """The status, its message, and what the google.rpc details advise."""
     text = f"{error.code().name}: {error.details()}"
+    if (error.details() or "").startswith(UNREACHED):
+        return f"{text}\ndoes a gateway listen there? --target names its address"
     try:
         # The function takes any call; its annotation knows only the synchronous ones.
         status = rpc_status.from_call(error)  # type: ignore[arg-type, unused-ignore]

@@ -23,7 +23,7 @@ def report(console: Console, result: RunResult, checks: list[Check]) -> None:
     console.print(_tokens(result))
     if result.most_batch:
         words = in_words(result.most_batch)
-        text = f"batch waits for people; in the queue when most of it did: {words}"
+        text = f"the queue when most batch requests waited in it: {words}"
         console.print(text, highlight=False, soft_wrap=True)
     _overflow(console, result)
     _money(console, result)

@@ -34,13 +34,14 @@ from scheduler.placement.quotes import Block, PlacementQuery, Quote
 from scheduler.placement.quoting import quote_fleet
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.placement_admission import PlacementAdmission
-from scheduler.placement_state import PlacementState, Resident
+from scheduler.placement_state import PlacementState
 from scheduler.policy import Policy
 from scheduler.prefix.engine_caches import EngineCaches
 from scheduler.prefix.prefix_index import PrefixIndex
 from scheduler.prefix.token_blocks import CacheEvents, CacheReset
 from scheduler.queue.model_queue import ModelQueue, QueueLimits
 from scheduler.queue.queued import Queued
+from scheduler.resident import Resident
 from scheduler.tracked_request import TrackedRequest
 
 PATIENCE = 3.0

@@ -1,7 +1,8 @@
 """What a fleet learns of its engines' step times, and when decisions begin to use it.
 
 Reports and single steps feed the fit of their group, as do the times from dispatch to first token
-of own prompts. A changed fit is applied at the next report, so that a token costs no new model.
+of own prompts, once it is known what was cached of these. A changed fit is applied at the next
+report, so that a token costs no new model.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from scheduler.step_time.step_windows import joined
 
 if TYPE_CHECKING:
     from scheduler.placement.self_hosted import SelfHostedFleet
-    from scheduler.placement_state import PlacementState, Resident
+    from scheduler.placement_state import PlacementState
+from scheduler.resident import Resident
 
 SAME_TIME_S = 0.5
 """Reports of a group's ranks within this time are joined to one."""
@@ -75,23 +77,24 @@ def first_token(fleet: SelfHostedFleet, index: int, resident: Resident, now: flo
     group.step_ended_s = now
     if resident.predicted_ttft_s is not None:
         fleet.errors.observe(resident.predicted_ttft_s, now - resident.started_s)
-    if resident.told is not None:
-        alone_s, behind = resident.told
+    if resident.typical_ttft is not None:
+        alone_s, behind = resident.typical_ttft
         fleet.errors.typical(behind=behind).observe(alone_s, now - resident.started_s)
     periods = group.prefills(state.facts.name)
     if not _is_told(fleet, index, now) or request.inputs > 1:
         periods.spoil()
     period = periods.first_token(
         now,
-        uncached_tokens=request.prompt_tokens - resident.hit_tokens,
-        context_tokens=request.prompt_tokens,
-        sure=not resident.hit_tokens,
+        request_id=request.request_id,
+        prompt_tokens=request.prompt_tokens,
+        hit_tokens=resident.hit_tokens,
         pending=len(state.pending),
         sequences=group.batch,
+        kv_tokens=group.kv_paced_tokens,
         chunk_tokens=group.model.chunk_tokens,
     )
     if period is not None:
-        group.fit.observe_period(period, group.kv_paced_tokens)
+        group.fit.observe_period(period)
 
 
 def attempt_removed(fleet: SelfHostedFleet, index: int, request_id: str, now: float) -> None:
@@ -101,6 +104,17 @@ def attempt_removed(fleet: SelfHostedFleet, index: int, request_id: str, now: fl
         group.prefills(state.facts.name).spoil()
     else:
         group.step_ended_s = now
+
+
+def answer_ended(
+    fleet: SelfHostedFleet, index: int, request_id: str, cached_tokens: int | None
+) -> None:
+    """Feeds what the engine had in its cache of a prompt, which only the end of its answer tells,
+    to the fit. `cached_tokens`: None: it did not tell."""
+    group = fleet.groups[index]
+    period = group.prefills(fleet.facts[index].name).ended(request_id, cached_tokens)
+    if period is not None:
+        group.fit.observe_period(period)
 
 
 def _is_told(fleet: SelfHostedFleet, index: int, now: float) -> bool:

@@ -22,7 +22,6 @@ class PrefillPhases(NamedTuple):
         computing_s: prefill seconds of these, the decodes in their steps apart.
         waiting_s: prefill seconds of the prompts that share the steps after.
         first_token_due_s: when the first prompt should have its token, a step added.
-        shares_step: whether a prompt that is sent now is computed together with another.
     """
 
     begin_s: float
@@ -30,10 +29,9 @@ class PrefillPhases(NamedTuple):
     computing_s: float
     waiting_s: float
     first_token_due_s: float
-    shares_step: bool
 
 
-NONE_PENDING = PrefillPhases(-math.inf, -math.inf, 0.0, 0.0, math.inf, False)
+NONE_PENDING = PrefillPhases(-math.inf, -math.inf, 0.0, 0.0, math.inf)
 
 
 def prefill_phases(
@@ -63,5 +61,4 @@ def prefill_phases(
         first_token_due_s=(
             begin_s + first_s + transfer_s + (1.0 + math.ceil(each_s[0] / chunk_s)) * step_s
         ),
-        shares_step=state.prefill_joined or waiting_s > 0.0,
     )

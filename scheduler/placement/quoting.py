@@ -16,6 +16,7 @@ formulas for one placement at a time.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from scheduler.output_length import Floats
 from scheduler.placement.checks import largest
@@ -29,6 +30,9 @@ _ZERO = np.array(0.0)
 _FREE = np.array(Block.FREE, dtype=np.int8)
 _INTERFERENCE = np.array(Block.INTERFERENCE, dtype=np.int8)
 
+Masks = npt.NDArray[np.bool_]
+"""`early`: where the step that computes the pending prompts has not begun, so that the request's is
+computed in it, too; None: nowhere."""
 Limits = tuple[Blocks, Floats | float]
 """Blocks apart from interference, and the violations that each placement may be expected to cause:
 what interference is checked by, also after a curve was refreshed."""
@@ -46,10 +50,12 @@ def quote_with_limits(
     buffers, request = fleet.buffers, query.request
     quote, now_s = buffers.quote, np.array(now)
     quote.hit_tokens, quote.nano_usd_per_s = query.hit_tokens, fleet.nano_usd_per_s
-    _predict_prefills(fleet, buffers, query, now_s)
+    early = fleet.phase_rows[0] > now_s
+    joins = np.count_nonzero(early) > 0
+    _predict_prefills(fleet, buffers, query, now_s, early if joins else None)
     _predict_stalls(fleet, buffers, now_s)
     _predict_steps(fleet, buffers, query)
-    _predict_first_tokens(fleet, buffers, now_s)
+    _predict_first_tokens(fleet, buffers, now_s, early if joins else None)
     if fleet.stall_weights is not None:  # some have engines of their own that decode
         constant_s, token_s = fleet.transfer_s
         buffers.ttft_s += constant_s + token_s * float(request.prompt_tokens)
@@ -71,14 +77,21 @@ def quote_with_limits(
 
 
 def _predict_prefills(
-    fleet: SelfHostedFleet, buffers: QuoteBuffers, query: PlacementQuery, now: Floats
+    fleet: SelfHostedFleet,
+    buffers: QuoteBuffers,
+    query: PlacementQuery,
+    now: Floats,
+    early: Masks | None,
 ) -> None:
-    """Writes `wait_s`, `prefill_s` and `own_end_s`."""
+    """Writes `wait_s`, `prefill_s` and `own_end_s`. A step reads the experts for its prompts once:
+    of two that share one, the second pays none."""
     prompt, hits = float(query.request.prompt_tokens), query.hit_tokens
     inputs = query.request.inputs
     # Of several inputs each attends to itself alone: u (2 c - u) is then u u / inputs.
     context = prompt if inputs == 1 else prompt * (0.5 + 0.5 / inputs)
     models, untouched_s, prefill_s = fleet.models, fleet.untouched_s, buffers.prefill_s
+    if early is not None:
+        untouched_s = np.where(early, _ZERO, untouched_s)
     if hits is fleet.no_hits:
         models.uncached_prefill_time_s(prompt, context, untouched_s, prefill_s)
     else:
@@ -124,7 +137,9 @@ def _predict_steps(fleet: SelfHostedFleet, buffers: QuoteBuffers, query: Placeme
         buffers.quote.steps = buffers.quote.steps / models.tokens_per_step
 
 
-def _predict_first_tokens(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: Floats) -> None:
+def _predict_first_tokens(
+    fleet: SelfHostedFleet, buffers: QuoteBuffers, now: Floats, early: Masks | None
+) -> None:
     """Writes `ttft_s`, and sets the slowest one. The prompt shares the next step with the pending
     ones that are not computed yet, else it joins one when the step that runs ends, which is half
     over on average. Each chunk shares its step with decodes."""
@@ -133,8 +148,7 @@ def _predict_first_tokens(fleet: SelfHostedFleet, buffers: QuoteBuffers, now: Fl
     np.subtract(end_s, now, ttft_s)
     np.fmax(ttft_s, fleet.half_step_s, ttft_s)
     work_s = waiting_s + buffers.prefill_s
-    early = begin_s > now
-    if np.count_nonzero(early):
+    if early is not None:
         np.putmask(ttft_s, early, begin_s - now)
         np.putmask(work_s, early, computing_s + buffers.prefill_s)
     ttft_s += work_s

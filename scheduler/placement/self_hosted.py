@@ -25,8 +25,9 @@ from scheduler.placement.objectives import OBJECTIVE_RULES
 from scheduler.placement.pooled_fit import PooledFit
 from scheduler.placement.prefill_phases import prefill_phases
 from scheduler.placement.quotes import QuoteBuffers
-from scheduler.placement_state import REPORT_STALE_S, PlacementState, Resident
+from scheduler.placement_state import REPORT_STALE_S, PlacementState
 from scheduler.policy import Policy
+from scheduler.resident import Resident
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import StepModel
 from scheduler.step_time.step_models import StepModels
@@ -127,7 +128,7 @@ class SelfHostedFleet:
         """T(B + 1) without the term of the KV cache."""
         self.untouched_s: Floats = np.zeros(count)
         """Seconds to read the experts that a chunk touches beside those of B + 1 sequences; 0 where
-        another prompt pays them in the same step."""
+        prompts wait that pay them in the same step."""
         objective = self.states[0].facts.objective if self.states else Objective.LATENCY
         self.objective = OBJECTIVE_RULES[objective]
         self.checks = checks_for(self.objective, late_binding=policy.late_binding)
@@ -368,7 +369,7 @@ class SelfHostedFleet:
         phases = prefill_phases(state, *times_s, self.groups[index].model.transfer)
         self.phase_s[:, index] = phases[:4]
         self.first_token_due_s[index] = phases.first_token_due_s
-        if phases.shares_step:
+        if phases.waiting_s > 0.0:
             self.untouched_s[index] = 0.0
 
     def refresh_curve(self, index: int, now: float) -> None:

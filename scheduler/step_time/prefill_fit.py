@@ -102,7 +102,7 @@ class PrefillFit:
         if self._seen_s is not None:
             passed_s = min(LONGEST_FADE_S, max(0.0, at_s - self._seen_s))
             self._keep(math.exp(-passed_s / FADE_S))
-        self._seen_s = at_s
+        self._seen_s = at_s if self._seen_s is None else max(at_s, self._seen_s)
 
     def _keep(self, share: float) -> None:
         """Keeps a share of what was learnt."""

@@ -3,11 +3,15 @@
 Prompts share steps: short ones that come together end in one step, and a long one is computed in
 several. Single times to the first token are therefore no times of single prompts, but the time from
 the first dispatch until no own prompt is pending is that of all prompts in it together.
+
+What was computed of a prompt whose prefix was expected in the cache, only its answer's end tells: a
+period with such prompts is kept until these have ended.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -17,7 +21,8 @@ next one."""
 SAME_STEP_S = 1e-3
 """First tokens that come within so long are of one step."""
 UNSURE_WEIGHT = 0.1
-"""Weight of a period with a prompt whose prefix was expected in the cache."""
+"""Weight of a period with a prompt whose prefix was expected in the cache, where the engine does
+not tell what it found there."""
 
 
 class PrefillPeriod(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +34,7 @@ class PrefillPeriod(msgspec.Struct, frozen=True, kw_only=True):
     joined: the engine was in no known step when the period began, so that half a step passed
         before the prompts were joined to one.
     sequences: that ran on the group when the period began.
+    kv_tokens: of the group when the period ended, see `StepModel.decode_step_s`.
     weight: 1, or less if it is not sure what was computed.
     """
 
@@ -40,6 +46,7 @@ class PrefillPeriod(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     joined: bool
     sequences: int
+    kv_tokens: float
     weight: float
 
     @property
@@ -48,18 +55,67 @@ class PrefillPeriod(msgspec.Struct, frozen=True, kw_only=True):
         return self.ended_s - self.began_s
 
 
-class PrefillPeriods:
-    """Keeps the period of one placement."""
+@dataclass(slots=True)
+class _Prompts:
+    """The prompts of a period. `unsure`: prompt tokens and expected cached ones of those of which
+    the end is awaited; `guessed`: whether one ended without telling."""
 
-    __slots__ = (
-        *("_began_s", "_first_token_s", "_joined", "_pairs", "_prompts", "_sequences", "_spoiled"),
-        *("_steps", "_tokens", "_unsure"),
-    )
+    began_s: float
+    joined: bool
+    sequences: int
+    ended_s: float = 0.0
+    kv_tokens: float = 0.0
+    chunk_tokens: int = 1
+    steps: int = 0
+    count: int = 0
+    tokens: float = 0.0
+    pairs: float = 0.0
+    guessed: bool = False
+    unsure: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def computed(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """Adds what the engine computed of a prompt."""
+        uncached = float(prompt_tokens - cached_tokens)
+        self.tokens += uncached
+        self.pairs += uncached * (2.0 * prompt_tokens - uncached)
+
+    def told(self, request_id: str, cached_tokens: int | None) -> bool:
+        """Records the end of a prompt's answer; returns whether it was one that is not sure."""
+        if (expected := self.unsure.pop(request_id, None)) is None:
+            return False
+        prompt_tokens, hit_tokens = expected
+        self.guessed |= cached_tokens is None
+        found = hit_tokens if cached_tokens is None else min(cached_tokens, prompt_tokens)
+        self.computed(prompt_tokens, found)
+        return True
+
+    def period(self) -> PrefillPeriod:
+        """The whole, once every prompt is sure."""
+        return PrefillPeriod(
+            began_s=self.began_s,
+            ended_s=self.ended_s,
+            prompts=self.count,
+            tokens=self.tokens,
+            pairs=self.pairs,
+            steps=max(self.steps, math.ceil(self.tokens / self.chunk_tokens)),
+            joined=self.joined,
+            sequences=self.sequences,
+            kv_tokens=self.kv_tokens,
+            weight=UNSURE_WEIGHT if self.guessed else 1.0,
+        )
+
+
+class PrefillPeriods:
+    """Keeps the periods of one placement: the running one, and at most one for each answer that
+    runs there, whose end tells what was cached of its prompt."""
+
+    __slots__ = ("_awaited", "_first_token_s", "_now", "_spoiled")
 
     def __init__(self) -> None:
         self._spoiled = False
         self._first_token_s = -math.inf
-        self._begin(0.0, 0, joined=False)
+        self._now = _Prompts(0.0, joined=False, sequences=0)
+        self._awaited: list[_Prompts] = []
 
     def sent(self, now: float, *, pending: int, sequences: int) -> None:
         """Records a dispatch. `pending`: prompts that were pending before it; `sequences`: those
@@ -72,41 +128,54 @@ class PrefillPeriods:
         self,
         now: float,
         *,
-        uncached_tokens: float,
-        context_tokens: float,
-        sure: bool,
+        request_id: str,
+        prompt_tokens: int,
+        hit_tokens: int,
         pending: int,
         sequences: int,
+        kv_tokens: float,
         chunk_tokens: int,
     ) -> PrefillPeriod | None:
-        """Records the first token of a prompt; returns the period if it ends with it.
+        """Records the first token of a prompt; returns the period if it ends with it, and no prompt
+        of it was expected in the cache.
 
-        `sure`: no part of the prompt was expected in the cache; `pending`: prompts that are still
-        pending; `sequences`: that run on the group.
+        `hit_tokens`: expected in the cache; `pending`: prompts that are still pending; `sequences`,
+        `kv_tokens`: that run on the group.
         """
+        prompts = self._now
         if now - self._first_token_s > SAME_STEP_S:
-            self._steps += 1
+            prompts.steps += 1
             self._first_token_s = now
-        self._prompts += 1
-        self._tokens += uncached_tokens
-        self._pairs += uncached_tokens * (2.0 * context_tokens - uncached_tokens)
-        self._unsure |= not sure
-        if pending and now - self._began_s < MOST_PERIOD_S:
+        prompts.count += 1
+        if hit_tokens:
+            prompts.unsure[request_id] = prompt_tokens, hit_tokens
+        else:
+            prompts.computed(prompt_tokens, 0)
+        if pending and now - prompts.began_s < MOST_PERIOD_S:
             return None
-        period = PrefillPeriod(
-            began_s=self._began_s,
-            ended_s=now,
-            prompts=self._prompts,
-            tokens=self._tokens,
-            pairs=self._pairs,
-            steps=max(self._steps, math.ceil(self._tokens / chunk_tokens)),
-            joined=self._joined,
-            sequences=self._sequences,
-            weight=UNSURE_WEIGHT if self._unsure else 1.0,
-        )
+        prompts.ended_s, prompts.kv_tokens = now, kv_tokens
+        prompts.chunk_tokens = chunk_tokens
         spoiled, self._spoiled = self._spoiled, False
         self._begin(now, sequences, joined=False)
-        return None if spoiled or period.took_s <= 0.0 else period
+        if spoiled or now <= prompts.began_s:
+            return None
+        if prompts.unsure:
+            self._awaited.append(prompts)
+            return None
+        return prompts.period()
+
+    def ended(self, request_id: str, cached_tokens: int | None) -> PrefillPeriod | None:
+        """Records the end of an answer; returns its period if nothing else of it is awaited.
+        `cached_tokens`: that the engine found of its prompt; None: it did not tell."""
+        if self._now.told(request_id, cached_tokens):
+            return None
+        for at, prompts in enumerate(self._awaited):
+            if prompts.told(request_id, cached_tokens):
+                if prompts.unsure:
+                    return None
+                del self._awaited[at]
+                return prompts.period()
+        return None
 
     def spoil(self) -> None:
         """Records that the running period tells nothing: a prompt was given up, or others' prompts
@@ -114,10 +183,5 @@ class PrefillPeriods:
         self._spoiled = True
 
     def _begin(self, now: float, sequences: int, *, joined: bool) -> None:
-        self._began_s, self._sequences, self._joined = now, sequences, joined
+        self._now = _Prompts(now, joined=joined, sequences=sequences)
         self._first_token_s = -math.inf
-        self._steps: int = 0
-        self._prompts: int = 0
-        self._tokens: float = 0.0
-        self._pairs: float = 0.0
-        self._unsure: bool = False

@@ -38,13 +38,10 @@ class PrefillSample(msgspec.Struct, frozen=True, kw_only=True):
     sure: bool = False
 
 
-def sample_of_period(
-    period: PrefillPeriod, prior: StepModel, model: StepModel, kv_tokens: float
-) -> PrefillSample:
-    """A period from dispatch to first tokens. `model`: of its decode steps; `kv_tokens`: of the
-    group, see `StepModel.decode_step_s`."""
+def sample_of_period(period: PrefillPeriod, prior: StepModel, model: StepModel) -> PrefillSample:
+    """A period from dispatch to first tokens. `model`: of its decode steps."""
     batch, steps = period.sequences, period.steps
-    step_s = model.decode_step_s(batch, kv_tokens) if batch else model.base_s
+    step_s = model.decode_step_s(batch, period.kv_tokens) if batch else model.base_s
     known_s = steps * (step_s + model.prompt_experts_s(batch, period.tokens / steps))
     noise_s = STEP_NOISE * step_s * math.sqrt(steps)
     if period.joined:

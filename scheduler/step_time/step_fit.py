@@ -205,11 +205,10 @@ class StepFit:
             self._follow(misses / weights, min(weights, MOST_DRIFT))
         self._solve()
 
-    def observe_period(self, period: PrefillPeriod, kv_tokens: float) -> None:
-        """Learns from the time from dispatch to first tokens of own prompts. `kv_tokens`: of the
-        group, see `StepModel.decode_step_s`."""
+    def observe_period(self, period: PrefillPeriod) -> None:
+        """Learns from the time from dispatch to first tokens of own prompts."""
         # The decode terms of the model before hold: this learns those of prompts alone.
-        sample = sample_of_period(period, self._terms_of, self._model, kv_tokens)
+        sample = sample_of_period(period, self._terms_of, self._model)
         self._prefill.observe(sample)
         self._is_outdated = True
         self.version += 1

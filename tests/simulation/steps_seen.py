@@ -77,11 +77,11 @@ class SeenEngine:
                 prompts += prompt
                 prefills += 1
                 own.first_token(sequences=1, prompt_tokens=prompt, uncached_tokens=prompt)
-                period = one_step(now, took_s, prompt, batch)
+                period = one_step(now, took_s, prompt, batch, kv)
             took_s = max(took_s, 1e-4)
             now += took_s
             if period is not None:
-                fit.observe_period(period, kv)
+                fit.observe_period(period)
             foreign = round(batch * self.foreign_share)
             mine = batch - foreign
             held += mine * self.tokens_per_step
@@ -132,7 +132,9 @@ def misses(fitted: StepModel, truth: StepModel, visited: list[tuple[float, float
     )
 
 
-def one_step(began_s: float, took_s: float, prompt: int, batch: int) -> PrefillPeriod:
+def one_step(
+    began_s: float, took_s: float, prompt: int, batch: int, kv_tokens: float
+) -> PrefillPeriod:
     """A prompt that one step computed beside `batch` sequences."""
     return PrefillPeriod(
         began_s=began_s,
@@ -143,5 +145,6 @@ def one_step(began_s: float, took_s: float, prompt: int, batch: int) -> PrefillP
         steps=-(-prompt // 8192),
         joined=False,
         sequences=batch,
+        kv_tokens=kv_tokens,
         weight=1.0,
     )

@@ -68,6 +68,19 @@ def test_a_prompt_that_others_share_is_found() -> None:
     assert one.used_tokens == 0
 
 
+def test_the_end_of_a_prompt_is_dropped_before_its_beginning_as_vllm_does() -> None:
+    one = engine(Size(kv_tokens=1000, block_tokens=100, step_tokens=1000))
+    kept, other = (tuple((name, at) for at in range(8)) for name in ("kept", "other"))
+    found = []
+    for content, tokens in ((kept, 810), (other, 410), (kept, 810)):
+        resident = Resident("a", tokens, 1, content=content[: tokens // 100])
+        one.add(resident)
+        one.begin()
+        one.finish(1.0)
+        found.append(resident.cached_tokens)
+    assert found == [0, 0, 500]
+
+
 def tight(kv_tokens: int, step_tokens: int = 12) -> RefereeEngine:
     return engine(Size(kv_tokens=kv_tokens, block_tokens=4, sequences=4, step_tokens=step_tokens))
 

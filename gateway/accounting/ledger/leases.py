@@ -1,4 +1,4 @@
-"""Transactions on leases: extend, give back, close, and recover those of a dead process.
+"""Transactions on leases: extend, give back, close, and adopt those of an earlier process.
 
 Each locks the lease before its accounts, and the accounts in the order of their ids.
 """
@@ -6,15 +6,12 @@ Each locks the lease before its accounts, and the accounts in the order of their
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from gateway.accounting.ledger.append import add_to, apply, next_seq, recovery_epoch, take_back
+from gateway.accounting.ledger.append import add_to, apply, recovery_epoch, take_back
 from gateway.accounting.ledger.database import Tx
-from gateway.accounting.ledger.rows import INSERT, bare_row
-from gateway.accounting.ledger.schema import RowState
 from scheduler.budgets.budget import BudgetAccount, Grant, Holder, Limit, Position, Refusal, grant
 from scheduler.budgets.lease_orders import Extend, Unspent
 
@@ -128,7 +125,7 @@ async def give_back(tx: Tx, lease_id: str, nano_usd: int) -> None:
         *(lease_id, nano_usd),
     )
     for (accounts,) in found:
-        await tx.many(_GIVE_BACK, [(name, nano_usd) for name in _names(accounts)])
+        await tx.many(_GIVE_BACK, [(name, nano_usd) for name in account_ids(accounts)])
 
 
 async def close(tx: Tx, lease_id: str) -> None:
@@ -140,15 +137,7 @@ async def close(tx: Tx, lease_id: str) -> None:
         *(lease_id, _now_us()),
     )
     for accounts, unused in found:
-        await tx.many(_GIVE_BACK, [(name, unused) for name in _names(accounts)])
-
-
-async def record_lost_rows(tx: Tx, lease_id: str, lost_nano_usd: int, note: str) -> None:
-    """Books the charges of rows that found no room in the backlog and were never written."""
-    [(rest,)] = await tx.rows(
-        "SELECT granted_nano_usd - settled_nano_usd FROM lease WHERE lease_id = $1", lease_id
-    ) or [(0,)]
-    await _recover(tx, lease_id, min(lost_nano_usd, rest), note)
+        await tx.many(_GIVE_BACK, [(name, unused) for name in account_ids(accounts)])
 
 
 async def record_unspent(tx: Tx, step: Unspent) -> None:
@@ -170,7 +159,7 @@ async def record_unspent(tx: Tx, step: Unspent) -> None:
             return
         await take_back(tx, step.lease_id, amount, note, from_grant=state == "open")
         added: dict[str, tuple[int, int]] = {}
-        for name in _names(accounts):
+        for name in account_ids(accounts):
             add_to(added, name, -amount, -amount)
         await apply(tx, added)
 
@@ -204,41 +193,13 @@ async def adopt_own_leases(tx: Tx, owner: Owner) -> list[OpenLease]:
             tenant=tenant,
             key_id=key_id,
             session_id=session_id,
-            account_ids=tuple(_names(accounts)),
+            account_ids=tuple(account_ids(accounts)),
             granted_nano_usd=granted,
             settled_nano_usd=settled,
             opened_unix_s=opened_us / 1e6,
         )
         for lease_id, tenant, key_id, session_id, accounts, granted, settled, opened_us in found
     ]
-
-
-async def recover_own_leases(tx: Tx, owner: Owner) -> int:
-    """Recovers, at the start of a process, the open leases of earlier processes of its name.
-
-    Their unsettled rest counts as spent: one row for each lease covers rows that were not written
-    and requests that ran. Returns the number of leases.
-    """
-    note = "the gateway was killed: what it had leased and not accounted for"
-    found = await tx.rows(
-        "SELECT lease_id FROM lease WHERE state = 'open' AND gateway = $1 AND epoch <> $2"
-        " ORDER BY lease_id",
-        *(owner.gateway, owner.epoch),
-    )
-    await _recover_all(tx, [lease_id for (lease_id,) in found], note)
-    return len(found)
-
-
-async def recover_silent_gateways(tx: Tx, owner: Owner, silent_s: float) -> int:
-    """Recovers the open leases of other gateways without a heartbeat for `silent_s`."""
-    note = f"gateway silent for {silent_s:g} s: what it had leased and not accounted for"
-    found = await tx.rows(
-        "SELECT lease_id FROM lease WHERE state = 'open' AND gateway <> $1 AND gateway NOT IN"
-        " (SELECT name FROM gateway WHERE seen_unix_us >= $2) ORDER BY lease_id",
-        *(owner.gateway, _now_us() - round(silent_s * 1e6)),
-    )
-    await _recover_all(tx, [lease_id for (lease_id,) in found], note)
-    return len(found)
 
 
 async def record_heartbeat(tx: Tx, owner: Owner) -> None:
@@ -250,58 +211,14 @@ async def record_heartbeat(tx: Tx, owner: Owner) -> None:
     )
 
 
-async def _recover_all(tx: Tx, lease_ids: Sequence[str], note: str) -> None:
-    for lease_id in lease_ids:
-        found = await tx.rows(
-            "UPDATE lease SET state = 'recovered', closed_unix_us = $2"
-            " WHERE lease_id = $1 AND state = 'open'"
-            " RETURNING granted_nano_usd - settled_nano_usd",
-            *(lease_id, _now_us()),
-        )
-        for (rest,) in found:  # empty where another gateway was faster
-            await _recover(tx, lease_id, rest, note)
-
-
-async def _recover(tx: Tx, lease_id: str, nano_usd: int, note: str) -> None:
-    """Writes the row that covers the unsettled part of a lease."""
-    if nano_usd <= 0:
-        return
-    [(accounts, tenant, key_id, session_id, opened_us)] = await tx.rows(
-        "UPDATE lease SET settled_nano_usd = settled_nano_usd + $2,"
-        " recovered_nano_usd = recovered_nano_usd + $2 WHERE lease_id = $1"
-        " RETURNING accounts, tenant, key_id, session_id, opened_unix_us",
-        *(lease_id, nano_usd),
-    )
-    epoch = recovery_epoch(lease_id)
-    row = bare_row(
-        epoch=epoch,
-        seq=await next_seq(tx, epoch),
-        state=RowState.LEASE_RECOVERY.value,
-        tenant=tenant,
-        key_id=key_id,
-        session_id=session_id,
-        # The start of the lease is in the windows of the budgets that it drew on.
-        started_unix_us=opened_us,
-        ended_unix_us=_now_us(),
-        charged_nano_usd=nano_usd,
-        budgeted_nano_usd=nano_usd,
-        lease_id=lease_id,
-        note=note,
-    )
-    await tx.many(INSERT, [row])
-    added: dict[str, tuple[int, int]] = {}
-    for name in _names(accounts):
-        add_to(added, name, nano_usd, 0)
-    await apply(tx, added)
-
-
 def owned_by(holder: Holder) -> str:
     """The name of a holder in logs."""
     session = "" if holder.session_id is None else f", session {holder.session_id[:40]!r}"
     return f"tenant {holder.tenant}, key {holder.key_id}{session}"
 
 
-def _names(accounts: str) -> list[str]:
+def account_ids(accounts: str) -> list[str]:
+    """Returns the ids in column `accounts` of a lease, in order."""
     return sorted(msgspec.json.decode(accounts, type=list[str]))
 
 

@@ -92,12 +92,12 @@ class SqliteDatabase:
         except BlockingIOError:
             self._unlock()
             raise LedgerUnusable(
-                f"ledger {path}: another gateway writes to it: give each a file of its own, or all "
+                f"{path}: another gateway writes to it: give each a file of its own, or all "
                 "of them one PostgreSQL"
             ) from None
         except (OSError, sqlite3.Error) as error:
             self._unlock()
-            raise LedgerUnusable(f"ledger {path}: {error}") from error
+            raise LedgerUnusable(f"{path}: {error}") from error
         except LedgerUnusable:
             self._unlock()
             raise

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     for name, work, text in (
         ("drain", _drain, "send no new request to a placement"),
-        ("undrain", _undrain, "take a drained placement back"),
+        ("undrain", _undrain, "send requests to a drained placement again"),
     ):
         kind(name, work, text).add_argument(
             "placement", help="pool/replica, or the name of a remote"
@@ -53,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listed.add_argument("--tenant", default="", help="only this one")
     listed.add_argument("--json", action="store_true", help="print JSON instead of a table")
     set_ = kind("set-budget", _set_budget, "set a budget, over the configuration file's")
-    delete = kind("delete-budget", _delete_budget, "take a budget away")
+    delete = kind(
+        "delete-budget", _delete_budget, "delete a budget, also one of the configuration file"
+    )
     for scoped in (set_, delete):
         scoped.add_argument("--tenant", required=True)
         scoped.add_argument("--key-id", default="", help="absent: the whole tenant")
@@ -91,7 +93,7 @@ async def _drain(stub: Stub, args: argparse.Namespace) -> None:
 async def _undrain(stub: Stub, args: argparse.Namespace) -> None:
     request = admin_pb2.UndrainRequest(placement=args.placement)
     await call_method(args, stub.Undrain, request, TIMEOUT_S)
-    print(f"{args.placement} is taken back")
+    print(f"{args.placement} may get requests again")
 
 
 async def _reload(stub: Stub, args: argparse.Namespace) -> None:
@@ -112,7 +114,9 @@ async def _set_budget(stub: Stub, args: argparse.Namespace) -> None:
     budget = admin_pb2.Budget(scope=_scope(args), cap_nano_usd=args.cap_usd, hard=not args.soft)
     request = admin_pb2.SetBudgetRequest(budget=budget, force=args.force)
     answer = await call_method(args, stub.SetBudget, request, TIMEOUT_S)
-    print(f"${usd(args.cap_usd)} a {args.period} for {args.tenant} {args.key_id}".rstrip())
+    kind = "soft" if args.soft else "hard"
+    whose = f"{args.tenant} {args.key_id}".rstrip()
+    print(f"{kind} budget of ${usd(args.cap_usd)} a {args.period} for {whose}")
     for warning in answer.warnings:
         print(f"warning: {warning}")
 
@@ -120,7 +124,7 @@ async def _set_budget(stub: Stub, args: argparse.Namespace) -> None:
 async def _delete_budget(stub: Stub, args: argparse.Namespace) -> None:
     request = admin_pb2.DeleteBudgetRequest(scope=_scope(args))
     await call_method(args, stub.DeleteBudget, request, TIMEOUT_S)
-    print("taken away")
+    print("deleted")
 
 
 async def _correct(stub: Stub, args: argparse.Namespace) -> None:
@@ -144,7 +148,7 @@ async def _ledger(stub: Stub, args: argparse.Namespace) -> None:
     else:
         print("writes")
     print(f"{answer.written_rows} rows written, {answer.backlog_rows} wait", end="")
-    print(f" (at most {answer.backlog_limit_rows}), {answer.leases} leases")
+    print(f" (at most {answer.backlog_limit_rows}), {answer.leases} open leases")
     if answer.lost_rows:
         print(f"{answer.lost_rows} rows were lost, ${usd(answer.lost_nano_usd)} of charges")
 

@@ -60,7 +60,7 @@ def _table(found: inference_pb2.ExplainResponse) -> FittedTable:
             number("TTFT"),
             number("TPOT", leaves=1),
             number("cached", leaves=3),
-            number("harms", leaves=4),
+            number("SLO misses", leaves=4),
             number("marginal $"),
             number("charge $"),
             Column(header="why", wraps=14, leaves=2),

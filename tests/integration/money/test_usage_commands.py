@@ -90,7 +90,7 @@ async def test_admin_sets_lists_and_deletes_budgets(moegate: Command) -> None:
     assert status == 0
     assert "warning: budget.scope: the cap, 1 nano-USD, is below" in out
     status, out, _ = await moegate("admin", "set-budget", *scope, "--cap-usd", "12.50", "--soft")
-    assert (status, out.splitlines()[0]) == (0, "$12.50 a day for team test")
+    assert (status, out.splitlines()[0]) == (0, "soft budget of $12.50 a day for team test")
     # The catalog has no row for the pool.
     assert out.splitlines()[1].startswith("warning: budget.scope: own has no price per token now:")
     assert "found: tenant team, key test, a day" in out

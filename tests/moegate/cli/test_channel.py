@@ -16,6 +16,7 @@ from moegate.cli.channel import (
     KEY_VARIABLE,
     add_channel_arguments,
     call_metadata,
+    call_method,
     error_text,
     is_unavailable,
     open_channel,
@@ -83,6 +84,13 @@ async def test_a_failed_call_becomes_the_failure_of_the_command() -> None:
         async with open_channel(arguments()):
             raise error()
     assert isinstance(caught.value.__cause__, grpc.aio.AioRpcError)
+
+
+async def test_where_no_gateway_listens_the_address_is_asked_for() -> None:
+    args = arguments("--target", "127.0.0.1:1")
+    with pytest.raises(CommandFailed, match=r"UNAVAILABLE: failed to connect.*\n.*--target"):
+        async with open_channel(args) as channel:
+            await call_method(args, channel.unary_unary("/moegate.v1.None/None"), b"", 30.0)
 
 
 def test_the_text_of_an_error_has_the_advice_of_its_details() -> None:

@@ -18,6 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.accounting.budgets import settle_against_budgets
+from gateway.accounting.lease_recovery import (
+    recover_own_leases,
+    recover_silent_gateways,
+)
 from gateway.accounting.ledger.append import append
 from gateway.accounting.ledger.database import Tx
 from gateway.accounting.ledger.leases import (
@@ -27,8 +31,6 @@ from gateway.accounting.ledger.leases import (
     extend,
     give_back,
     record_heartbeat,
-    recover_own_leases,
-    recover_silent_gateways,
 )
 from gateway.accounting.ledger.rows import PendingRow, pending_row
 from gateway.accounting.ledger.sqlite import SqliteTx, run_now

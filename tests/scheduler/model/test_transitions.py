@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from scheduler.contract import AttemptEnded, AttemptOutcome, Fault, PlacementKind, SloClass
@@ -125,6 +127,26 @@ def test_only_ends_that_say_something_of_a_placement_count(
         model(own("a")).fleet.lengths.mean("", 4096)
     )
     assert longer is (outcome is AttemptOutcome.OK), "only a whole answer tells a length"
+
+
+def test_a_prefix_that_is_there_or_is_not_teaches_nothing_false_of_prompts() -> None:
+    # Every second prefix was dropped, so half of each is expected, and no prompt has half of it.
+    state = model(own("a"))
+    fleet, fit = state.fleet, state.fleet.groups[0].fit
+    prompt, prefix, prior = 40_000, 39_000, state.fleet.groups[0].model
+    for number in range(40):
+        now, found = 100.0 * number, prefix * (number % 2)
+        one = tracked(state, prompt_tokens=prompt, prefix_blocks=())
+        query = state.query(one, now)
+        query = msgspec.structs.replace(query, hit_tokens=np.array([prefix / 2.0]))
+        quote = state.figures(query, now)
+        start_self_hosted(state, one, 0, query, quote, now)
+        took_s = prior.decode_step_s(1, prompt) * -(-(prompt - found) // prior.chunk_tokens)
+        took_s += prior.prefill_time_s(prompt - found, prompt, 1)
+        fleet.progress(0, "r", 1, now + took_s)
+        placement, resident = remove_attempt(state, one, now + took_s + 1.0)
+        learn_from_end(state, placement, resident, end(AttemptOutcome.OK, cached_tokens=found))
+    assert fit.state.factors[4:] == pytest.approx((1.0, 1.0), abs=0.15)
 
 
 def test_a_fault_puts_the_placement_under_suspicion() -> None:

@@ -59,7 +59,7 @@ def plain_quotes(
         begin_s = state.prefill_began_s + phase_step_s / 2 * state.prefill_joined
         computing_s = sum(pending_s[: state.computing])
         ahead_s = sum(pending_s[state.computing :])
-        if pending_s and (state.prefill_joined or ahead_s):  # it shares a step with another
+        if pending_s and (now < begin_s or ahead_s):  # it shares a step with another
             chunks = math.ceil(uncached / model.chunk_tokens)
             own = model.prompt_experts_s(batch + 1, uncached / chunks) if chunks else 0.0
             prefill_s -= chunks * own

@@ -6,7 +6,8 @@ import pytest
 
 from scheduler.contract import PlacementKind
 from scheduler.placement.prefill_phases import NONE_PENDING, prefill_phases
-from scheduler.placement_state import Placement, PlacementState, Resident
+from scheduler.placement_state import Placement, PlacementState
+from scheduler.resident import Resident
 from scheduler.step_time.kv_transfer import NO_TRANSFER, KvTransferTime
 from tests.scheduler.requests_made import request
 
@@ -41,7 +42,7 @@ def test_a_prompt_joins_when_half_a_step_is_over() -> None:
     phases = prefill_phases(state_with(("a", 0.1, 1.0)), CHUNK_S, STEP_S)
     assert phases.begin_s == pytest.approx(1.01)
     assert phases.end_s == pytest.approx(1.01 + 0.1 + STEP_S)
-    assert (phases.computing_s, phases.waiting_s, phases.shares_step) == (0.1, 0.0, True)
+    assert (phases.computing_s, phases.waiting_s) == (0.1, 0.0)
 
 
 def test_prompts_sent_during_a_step_share_the_next_one() -> None:
@@ -51,7 +52,7 @@ def test_prompts_sent_during_a_step_share_the_next_one() -> None:
     assert phases.waiting_s == pytest.approx(0.07)
     state.progress("a", 1, 1.2)
     after = prefill_phases(state, CHUNK_S, STEP_S)
-    assert (after.begin_s, after.shares_step) == (1.2, False)
+    assert after.begin_s == 1.2
     assert after.computing_s == pytest.approx(0.07)
     assert after.waiting_s == 0.0
     assert after.end_s == pytest.approx(1.2 + 0.07 + STEP_S)

@@ -36,7 +36,7 @@ async def test_every_item_ends_once_whatever_of_a_cluster_is_killed(
     tmp_path: Path, postgres: Postgres
 ) -> None:
     dsn = await postgres.new_database("batch_cluster")
-    again = await run_cluster_with_kills(tmp_path, dsn, ITEMS, KILLS)
+    again = await run_cluster_with_kills(tmp_path, dsn, ITEMS, KILLS, pause_s=0.06)
     print(f"{', '.join(KILLS)} killed: {again} items were charged for a lost run, and corrected")
 
 

@@ -8,13 +8,19 @@ import contextlib
 import random
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 
+from gateway.accounting.lease_recovery import (
+    record_lost_rows,
+    recover_own_leases,
+    recover_silent_gateways,
+)
 from gateway.accounting.ledger.append import Append, transactional_append
 from gateway.accounting.ledger.budgets import overrides, standings, top_sessions
 from gateway.accounting.ledger.corrections import correct
@@ -23,15 +29,13 @@ from gateway.accounting.ledger.leases import (
     Extended,
     Owner,
     extend,
-    record_lost_rows,
     record_unspent,
-    recover_silent_gateways,
 )
-from gateway.accounting.ledger.postgres import connect
+from gateway.accounting.ledger.postgres import PostgresTx, connect
 from gateway.accounting.ledger.postgres_append import single_statement_append
 from gateway.accounting.ledger.queries import Selection, pages
 from gateway.accounting.ledger.rows import PendingRow, pending_row
-from gateway.accounting.ledger.sqlite import SqliteDatabase
+from gateway.accounting.ledger.sqlite import SqliteDatabase, SqliteTx
 from gateway.accounting.rollups.spend import Group, Order, spend
 from scheduler.budgets.budget import Budget, BudgetAccount, Holder
 from scheduler.budgets.budget_book import BudgetBook, BudgetSettlement
@@ -193,7 +197,7 @@ async def test_one_statement_writes_what_a_transaction_writes(
                 # What a front that comes back late holds was booked as lost: overruns correct that.
                 for database in (first, second):
                     await database.write(
-                        lambda tx: record_lost_rows(tx, leases[0].lease_id, 1000, "lost")
+                        lambda tx: record_lost_rows(tx, {leases[0].lease_id: 1000}, "lost")
                     )
             if number == len(made) * 2 // 3:
                 # Another gateway takes this one for dead: what follows corrects its recovery.
@@ -221,3 +225,89 @@ async def test_rows_are_summed_up_off_the_event_loop(tmp_path: Path, postgres: P
         for database in (first, second):
             thread = await database.read(lambda tx: tx.computed(threading.get_ident))
             assert thread != threading.get_ident()
+
+
+async def leased(database: Database, leases: int) -> list[str]:
+    """Leases of sessions, each with 5000 nano-USD and more, of process `epoch`. Returns their
+    ids."""
+    book = BudgetBook(iter(f"lease-{i:04}" for i in range(leases)).__next__)
+    # Each lease takes a part of what is left to spare.
+    book.set_budgets(replace(budget, cap_nano_usd=10**15) for budget in BUDGETS)
+    owner = Owner("gw", "epoch")
+    steps = [
+        book.extension(Holder("team", "capped", f"s{number}"), 5000, TIME_S)
+        for number in range(leases)
+    ]
+
+    async def grant(tx: Tx) -> None:
+        for step in steps:
+            assert isinstance(await extend(tx, owner, step), Extended)
+
+    await database.write(grant)
+    return [step.lease.lease_id for step in steps]
+
+
+async def test_leases_are_recovered_together_as_one_after_the_other(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    """Some twice, one beyond its rest, one that is gone; then the rest of all of them."""
+    async with both(tmp_path, postgres, "recovered", golden=False) as (first, second, _):
+        for database in (first, second):
+            ids = await leased(database, 12)
+            parts = {lease_id: 100 * number for number, lease_id in enumerate(ids)}
+            await database.write(lambda tx: record_lost_rows(tx, parts, "lost"))  # noqa: B023
+            more = {ids[3]: 7, ids[5]: 10**15, "gone": 5}
+            await database.write(lambda tx: record_lost_rows(tx, more, "lost again"))  # noqa: B023
+            rows, leases, accounts = await tables(database)
+            booked = {
+                (row[6], row[7], row[1], row[4])
+                for row in rows  # lease, note, number, charge
+            }
+            rest = leases[5][2] - 500  # granted
+            assert booked == {
+                *((lease_id, "lost", 0, parts[lease_id]) for lease_id in ids[1:]),
+                (ids[3], "lost again", 1, 7),
+                (ids[5], "lost again", 1, rest),
+            }
+            total = sum(parts.values()) + 7 + rest
+            assert sum(lease[3] for lease in leases) == total
+            assert sum(lease[4] for lease in leases) == total
+            of_tenant = [account for account in accounts if not account[2] and account[3] is None]
+            assert {account[6] for account in of_tenant} == {total}
+            later = Owner("gw", "later")
+            assert await database.write(lambda tx: recover_own_leases(tx, later)) == 12  # noqa: B023
+            assert await database.write(lambda tx: recover_own_leases(tx, later)) == 0  # noqa: B023
+            rows, leases, accounts = await tables(database)
+            assert all(lease[1] == "recovered" and lease[2] == lease[3] for lease in leases)
+            assert all(account[6] == account[7] for account in accounts)
+        assert await tables(first) == await tables(second)
+
+
+async def test_as_many_statements_recover_a_hundred_leases_as_ten(
+    tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with both(tmp_path, postgres, "statements", golden=False) as (first, second, _):
+        asked: list[str] = []
+        for kind in (SqliteTx, PostgresTx):
+            for name in ("run", "rows", "many"):
+                monkeypatch.setattr(kind, name, counted(getattr(kind, name), asked))
+        for database in (first, second):
+            counts = []
+            ids = await leased(database, 110)
+            for part in (ids[:10], ids[10:]):
+                asked.clear()
+                lost = dict.fromkeys(part, 1)
+                await database.write(lambda tx: record_lost_rows(tx, lost, "lost"))  # noqa: B023
+                counts.append(len(asked))
+            assert counts[0] == counts[1]
+            assert len((await tables(database))[0]) == 110
+
+
+def counted(call: Callable[..., Awaitable[Any]], asked: list[str]) -> Callable[..., Awaitable[Any]]:
+    """A method of a transaction that notes each call."""
+
+    async def noted(self: object, sql: str, *values: object) -> object:
+        asked.append(sql)
+        return await call(self, sql, *values)
+
+    return noted

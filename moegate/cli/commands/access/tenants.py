@@ -83,4 +83,4 @@ async def _delete(stub: Stub, args: argparse.Namespace) -> None:
     if args.json:
         print_json(answer)
     else:
-        print(f"{args.name} is taken away")
+        print(f"{args.name} is deleted")

@@ -8,7 +8,8 @@ import msgspec
 
 from gateway.accounting.accounting import open_accounting
 from gateway.accounting.budgets import settle_against_budgets
-from gateway.accounting.ledger.leases import Owner, recover_silent_gateways
+from gateway.accounting.lease_recovery import recover_silent_gateways
+from gateway.accounting.ledger.leases import Owner
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from scheduler.budgets.budget import Budget

@@ -10,13 +10,12 @@ from hypothesis import given
 from msgspec.structs import replace
 
 from scheduler.contract import Objective
-from scheduler.model.told import LEAST_TRUST, Told, told
+from scheduler.model.typical_times import LEAST_TRUST, TypicalTimes, typical_times
 from scheduler.placement.quotes import PlacementQuery
 from scheduler.placement.quoting import quote_fleet
 from scheduler.placement.self_hosted import SelfHostedFleet
-from scheduler.placement_state import Resident
 from scheduler.policy import Policy
-from scheduler.step_time.step_model import QWEN3_30B_H100
+from scheduler.resident import Resident
 from tests.scheduler.placement.fleets_made import NOW, Made, idle_fleet, made
 from tests.scheduler.requests_made import request
 
@@ -45,12 +44,14 @@ def fleet_with(*, pending: int = 0, decoding: int = 0) -> SelfHostedFleet:
     return fleet
 
 
-def both(fleet: SelfHostedFleet, asked: PlacementQuery, now: float = NOW) -> tuple[Told, Told]:
+def both(
+    fleet: SelfHostedFleet, asked: PlacementQuery, now: float = NOW
+) -> tuple[TypicalTimes, TypicalTimes]:
     """What is told, and the figures of the decision."""
     quote = quote_fleet(fleet, asked, Policy(), now)
     ttft_s, tpot_s = quote.ttft_s.item(0), quote.tpot_s.item(0)
-    compared = Told(ttft_s, tpot_s, ttft_s, bool(fleet.states[0].pending))
-    return told(fleet, asked, quote, 0, now), compared
+    compared = TypicalTimes(ttft_s, tpot_s, ttft_s, bool(fleet.states[0].pending))
+    return typical_times(fleet, asked, quote, 0, now), compared
 
 
 @given(made())
@@ -60,18 +61,18 @@ def test_both_agree_where_nothing_more_is_known(one: Made) -> None:
         group.step_ended_s = -math.inf
     quote = quote_fleet(fleet, asked, one.policy, NOW)
     for index, state in enumerate(fleet.states):
-        found = told(fleet, asked, quote, index, NOW)
+        found = typical_times(fleet, asked, quote, index, NOW)
         if not state.pending:
             assert found.ttft_s == pytest.approx(quote.ttft_s.item(index))
         assert found.tpot_s == pytest.approx(quote.tpot_s.item(index))
 
 
-def test_a_prompt_that_shares_no_step_reads_the_experts_alone() -> None:
-    fleet = fleet_with(decoding=3, pending=1)
-    assert fleet.phase_rows[0].item(0) < NOW, "the step that computes the other has begun"
-    found, compared = both(fleet, query())
-    experts_s = QWEN3_30B_H100.prompt_experts_s(5, PROMPT)
-    assert found.ttft_s - compared.ttft_s == pytest.approx(experts_s)
+def test_a_prefix_that_is_told_otherwise_shares_the_step_as_the_quoted_one_does() -> None:
+    for now in (NOW - 0.019, NOW):
+        fleet, sure = (fleet_with(decoding=3, pending=1) for _ in range(2))
+        fleet.cache_trust[0] = 0.9
+        found, _ = both(fleet, query(0.9 * 500.0), now)
+        assert found.ttft_s == pytest.approx(both(sure, query(500.0), now)[1].ttft_s)
 
 
 def test_a_prefix_is_told_as_found_or_as_the_decision_expects_it() -> None:
@@ -145,7 +146,7 @@ def test_a_first_token_teaches_it(behind: bool) -> None:
     fleet = fleet_with()
     resident = Resident(
         request=request("asked", prompt_tokens=100), started_s=NOW, promised_ttft_s=2.0,
-        kv_reserved_tokens=400, prefill_s=0.02, hit_tokens=0, told=(0.1, behind),
+        kv_reserved_tokens=400, prefill_s=0.02, hit_tokens=0, typical_ttft=(0.1, behind),
     )  # fmt: skip
     fleet.add(0, resident, NOW)
     fleet.progress(0, "asked", 1, NOW + 0.15)

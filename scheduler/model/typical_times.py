@@ -1,10 +1,9 @@
 """The times that a client is told of the placement that was chosen: those of a typical request.
 
 Decisions compare means that cost one pass over all placements (`quoting.py`). Of the chosen one
-more is known: a prefix is in the cache or is not, and is no mean of both; a prompt that shares its
-step with no other reads the experts alone; the step that runs began when the last one gave tokens;
-most answers meet fewer prefills than the mean; and prompts that are sent during the same step
-lengthen it, by a ratio that is learnt.
+more is known: a prefix is in the cache or is not, and is no mean of both; the step that runs began
+when the last one gave tokens; most answers meet fewer prefills than the mean; and prompts that are
+sent during the same step lengthen it, by a ratio that is learnt.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ KNOWN_STEPS = 4.0
 """Steps after a token until which the beginning of the running one is known from it."""
 
 
-class Told(NamedTuple):
+class TypicalTimes(NamedTuple):
     """Predicted times from now on.
 
     `alone_ttft_s`: if no prompt comes later; `ttft_s`: with what such prompts typically add.
@@ -35,9 +34,9 @@ class Told(NamedTuple):
     behind: bool
 
 
-def told(
+def typical_times(
     fleet: SelfHostedFleet, query: PlacementQuery, quote: Quote, index: int, now: float
-) -> Told:
+) -> TypicalTimes:
     """The times of the placement with this index, before the request is added to it."""
     group, request = fleet.groups[index], query.request
     mean = fleet.stretch.item(index)
@@ -47,7 +46,7 @@ def told(
     step_s = token_s * group.model.tokens_per_step
     alone_s = _alone_ttft_s(fleet, query, quote, index, step_s, now)
     behind = bool(fleet.states[index].pending)
-    return Told(
+    return TypicalTimes(
         ttft_s=alone_s * fleet.errors.typical(behind=behind).ratio,
         tpot_s=token_s * typical_stretch(mean, answer_s, stall_s),
         alone_ttft_s=alone_s,
@@ -89,17 +88,18 @@ def _prefill_s(
     fleet: SelfHostedFleet, query: PlacementQuery, quote: Quote, index: int, *, alone: bool
 ) -> float:
     """Time of the request's own prefill. `alone`: no other prompt shares its first step."""
-    group, request = fleet.groups[index], query.request
-    prompt, hits = float(request.prompt_tokens), quote.hit_tokens.item(index)
-    trust = fleet.cache_trust.item(index)
-    if not request.token_blocks and LEAST_TRUST <= trust < 1.0:
-        hits = min(hits / trust, max(0.0, prompt - 1.0))
-    context = prompt * (0.5 + 0.5 / request.inputs)
-    uncached, batch = prompt - hits, group.batch + 1
-    prefill_s = group.model.prefill_time_s(uncached, context, batch)
-    if not alone and uncached > 0.0:
+    request, trust = query.request, fleet.cache_trust.item(index)
+    hits = quote.hit_tokens.item(index)
+    if request.token_blocks or not LEAST_TRUST <= trust < 1.0 or not hits:
+        quoted_s: float = quote.prefill_s.item(index)
+        return quoted_s
+    group, prompt = fleet.groups[index], float(request.prompt_tokens)
+    uncached = prompt - min(hits / trust, max(0.0, prompt - 1.0))
+    context, batch = prompt * (0.5 + 0.5 / request.inputs), group.batch + 1
+    prefill_s = group.model.prompt_work_s(uncached, context)
+    if alone:
         chunks = math.ceil(uncached / group.model.chunk_tokens)
-        prefill_s -= chunks * group.model.prompt_experts_s(batch, uncached / chunks)
+        prefill_s += chunks * group.model.prompt_experts_s(batch, uncached / chunks)
     if query.activation_s is not None:
         prefill_s += query.activation_s.item(index)
     return prefill_s
