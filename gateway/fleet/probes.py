@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.config.tasks import Task
-from gateway.domain.failures import UpstreamFailure
+from gateway.domain.failures import UpstreamFailure, one_line
 from gateway.domain.generation import Chunk, EngineHints, Generation, Prompt, Sampling
 from gateway.domain.pooling import EmbeddingInput, PoolingInput, ScoringInput
 from gateway.fleet.adapters import RELIST_S, AdapterRules, adapter_report, loaded_adapters
@@ -60,6 +60,8 @@ ANSWERS = {
 """Reasons of a replica's service."""
 PRESUMED_GOOD = "presumed good"
 """Reason of a remote's service."""
+MAX_NAMES, MAX_NAME_CHARS = 10, 100
+"""Most names of models in a message, and characters of each."""
 FAILED_READS = 2
 """Consecutive failed reads of the metrics after which a replica is out of service."""
 
@@ -258,7 +260,7 @@ class Prober:
             try:
                 models = await replica.engine.list_models()
                 if replica.upstream_model not in models:
-                    known = ", ".join(sorted(models)) or "none"
+                    known = shown_names(models)
                     reason = f"serves {known}, not {replica.upstream_model}: mend upstream_model"
                 else:
                     await self._generate_one_token(replica)
@@ -366,6 +368,14 @@ class Prober:
             log.info("%s in service: %s", name, reason)
         for placement in placements:
             self._report(ServingChanged(placement=placement, serving=serving, reason=reason))
+
+
+def shown_names(models: Iterable[str]) -> str:
+    """Names of a server's models for a message, within its bounds."""
+    names = sorted(models)
+    shown = [one_line(name, MAX_NAME_CHARS) for name in names[:MAX_NAMES]]
+    more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return ", ".join([*shown, *more]) or "none"
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

@@ -169,16 +169,16 @@ class Frame(msgspec.Struct, gc=False):
 class TokenCount(msgspec.Struct, gc=False):
     """Answer of vLLM's /tokenize."""
 
-    count: int
-    max_model_len: int | None = None
+    count: Any = None
+    max_model_len: Any = None
 
 
 class Model(msgspec.Struct, gc=False):
     """A served model. `max_model_len`: tokens; `parent`: base model of an adapter; vLLM only."""
 
-    id: str
-    max_model_len: int | None = None
-    parent: str | None = None
+    id: Any = None
+    max_model_len: Any = None
+    parent: Any = None
 
 
 class ModelList(msgspec.Struct, gc=False):
