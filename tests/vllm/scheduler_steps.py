@@ -9,6 +9,9 @@ each step: [tokens by request, names preempted, running, waiting, free blocks].
 `tests/simulation/test_vllm_scheduler.py` plays the cases on the simulated engines.
 """
 
+# mypy: ignore-errors
+# Its imports are those of vLLM's environment.
+
 from __future__ import annotations
 
 import json
