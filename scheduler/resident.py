@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import enum
+from typing import NamedTuple
+
 import msgspec
 
 from scheduler.contract import Request
+
+
+class Joins(enum.IntEnum):
+    """Which step of the engine a prompt joins."""
+
+    OWN = 0
+    """No other prompt is pending."""
+    SHARED = 1
+    """The one that computes the pending prompts, too, and has not begun."""
+    NEXT = 2
+    """The one after those that compute the pending prompts."""
+
+
+class FirstToken(NamedTuple):
+    """A predicted first token. `alone_s`: time to it if no prompt is sent later; `unit_s`: what
+    later ones add is learnt in units of this."""
+
+    alone_s: float
+    joins: Joins
+    unit_s: float
 
 
 class Resident(msgspec.Struct, kw_only=True):
@@ -20,8 +43,8 @@ class Resident(msgspec.Struct, kw_only=True):
     hit_tokens: int
     """Prompt tokens that were expected in the prefix cache."""
     predicted_ttft_s: float | None = None
-    typical_ttft: tuple[float, bool] | None = None
-    """`TypicalTimes.alone_ttft_s` and `behind` at its start; None on a remote."""
+    typical_ttft: FirstToken | None = None
+    """`TypicalTimes.first` at its start; None on a remote."""
     kv_spread_tokens: float = 0.0
     """Tokens by which one output in ten may exceed the expected output."""
     service_nano_usd: float = 0.0

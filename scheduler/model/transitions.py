@@ -56,7 +56,7 @@ def start_self_hosted(
         prefill_s=prefill_s,
         hit_tokens=int(query.hit_tokens.item(index)),
         predicted_ttft_s=quote.ttft_s.item(index),
-        typical_ttft=(figures.alone_ttft_s, figures.behind),
+        typical_ttft=figures.first,
         service_nano_usd=model_state.service_nano_usd(index, prefill_s, query.output_tokens),
         nano_usd_per_s=model_state.fleet.nano_usd_per_s.item(index),
         is_retry=tracked.failed,

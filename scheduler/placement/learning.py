@@ -78,8 +78,7 @@ def first_token(fleet: SelfHostedFleet, index: int, resident: Resident, now: flo
     if resident.predicted_ttft_s is not None:
         fleet.errors.observe(resident.predicted_ttft_s, now - resident.started_s)
     if resident.typical_ttft is not None:
-        alone_s, behind = resident.typical_ttft
-        fleet.errors.typical(behind=behind).observe(alone_s, now - resident.started_s)
+        fleet.errors.observe_typical(resident.typical_ttft, now - resident.started_s)
     periods = group.prefills(state.facts.name)
     if not _is_told(fleet, index, now) or request.inputs > 1:
         periods.spoil()
