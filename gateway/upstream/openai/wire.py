@@ -92,12 +92,14 @@ class ContentPart(msgspec.Struct, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """New output of a chat choice. Reasoning text has two names, some servers send both. The four
-    raw fields: see `signatures.py`."""
+    """New output of a chat choice. Reasoning text has four names, of which some servers send two.
+    The four raw fields: see `signatures.py`."""
 
     content: str | list[str | ContentPart] | None = None
     reasoning: str | list[str | ContentPart] | None = None
     reasoning_content: str | list[str | ContentPart] | None = None
+    reasoning_text: str | list[str | ContentPart] | None = None
+    thinking: str | list[str | ContentPart] | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None
