@@ -29,6 +29,7 @@ from scheduler.overflow.remotes import Remotes
 from scheduler.overflow.saturation import Saturation, WorkRate
 from scheduler.overflow.turned_away import TurnedAway
 from scheduler.placement.carry_over import carry_over
+from scheduler.placement.checks import await_prefills
 from scheduler.placement.placement import choose
 from scheduler.placement.quotes import Block, PlacementQuery, Quote
 from scheduler.placement.quoting import quote_fleet
@@ -288,6 +289,14 @@ class ModelState:
         """Searches a self-hosted placement for the request. Ties rotate over the placements."""
         self._rotation += 1
         return self._choose(query, self._rotation, now)
+
+    def retry_place(self, query: PlacementQuery, now: float) -> PlacementResult | None:
+        """The same for a request that waits, of which no figures are needed if it goes on to wait;
+        None: only pending prompts, which a first token ends, keep it waiting."""
+        if await_prefills(self.fleet, query, self.policy, now):
+            self._rotation += 1
+            return None
+        return self.try_place(query, now)
 
     def preview_place(self, query: PlacementQuery, now: float) -> PlacementResult:
         """Returns the result of `try_place` without changing state that a later decision reads."""
