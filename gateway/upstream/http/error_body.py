@@ -73,7 +73,10 @@ def read_error(body: bytes) -> ErrorReport | None:
         return None
     if found is None:
         return None
-    return structs.replace(found, message=whole(found.message), param=whole(found.param))
+    message = whole(found.message)
+    if not message.strip("\ufffd "):
+        message = ""  # nothing of it can be read
+    return structs.replace(found, message=message, param=whole(found.param))
 
 
 def read_any_error(body: bytes) -> ErrorReport:
