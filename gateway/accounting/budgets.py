@@ -115,24 +115,24 @@ class Budgets:
 
     def holder(self, tenant: str, key_id: str, session_id: str) -> Holder | None:
         """The holder whose lease pays for a request; None where no budget applies."""
-        return self._book.holder(tenant, key_id, session_id)
+        return self._book.applied.holder(tenant, key_id, session_id)
 
     def accounts_of(
         self, tenant: str, key_id: str, session_id: str, unix_s: float
     ) -> list[BudgetAccount]:
         """Returns the budget accounts that count an attempt of a moment."""
         holder = Holder(tenant, key_id, session_id)
-        return [limit.account for limit in self._book.accounts(holder, unix_s)]
+        return [limit.account for limit in self._book.applied.accounts(holder, unix_s)]
 
     def adopt(self, leases: Iterable[OpenLease]) -> None:
         """Takes over leases of the process before this one, whose requests go on."""
         self._book.adopt(map(self._adopted, leases))
 
     def _adopted(self, found: OpenLease) -> Lease:
-        holder = self._book.holder(found.tenant, found.key_id, found.session_id)
+        holder = self._book.applied.holder(found.tenant, found.key_id, found.session_id)
         if holder is None:  # its budget was taken away meanwhile
             holder = Holder(found.tenant, found.key_id, None)
-        limits = self._book.accounts(holder, found.opened_unix_s)
+        limits = self._book.applied.accounts(holder, found.opened_unix_s)
         limits = tuple(each for each in limits if each.account.account_id in found.account_ids)
         return Lease(
             lease_id=found.lease_id,
@@ -350,11 +350,11 @@ def settle_against_budgets(book: BudgetBook, settled: SettledAttempt) -> BudgetS
     found = book.settle(settled.request_id, settled.charged_nano_usd)
     if found is not None:
         return found
-    holder = book.holder(settled.tenant, settled.key_id, settled.session_id)
+    holder = book.applied.holder(settled.tenant, settled.key_id, settled.session_id)
     if holder is None:
         return None
     # The budget was set while the request ran: nothing was reserved, but the charge counts.
-    limits = book.accounts(holder, settled.started_unix_s)
+    limits = book.applied.accounts(holder, settled.started_unix_s)
     return BudgetSettlement(
         lease_id=None,
         budgeted_nano_usd=settled.charged_nano_usd or 0,
