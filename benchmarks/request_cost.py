@@ -1,11 +1,15 @@
 """What one request costs the scheduler's side: CPU of each message of its life, without any I/O.
 
     python -m benchmarks.request_cost [--placements 2 8 64] [--running 8] [--count 2000]
+    python -m benchmarks.request_cost --waiting 64 [--placements 1]
 
 The scheduler of production behind its port, in virtual time: submission, first token, progress
 every 50 ms, end with settlement and ledger row, release. A new request comes as often as one ends,
 so that `running` requests a placement run all the time. Reports and ticks are fed, but not counted.
 The median of each part is printed, so that what else the machine does matters little.
+
+With `--waiting` that many clients send one request after another, of 1,000 tokens with answers of
+one, so that most requests wait: the mean of all messages and events of a request is printed.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import numpy as np
 from gateway.accounting.ledger.rows import PendingRow, pending_row
 from scheduler.contract import AttemptOutcome, EngineReport, Fault, Progress, Usage
 from scheduler.metering.settlement import SettledAttempt
-from scheduler.port import Answer, AttemptEnd, RequestEnded, Started
+from scheduler.port import Answer, AttemptEnd, RequestEnded, Started, Submission, Waiting
 from tests.gateway.scheduling.scheduling_made import (
     ONE_USD,
     Hosted,
@@ -107,18 +111,27 @@ class Bench:
         while seen < self.tokens:
             self.push(at_s, partial(self.send, "progress", self.progress(request_id, seen)))
             at_s, seen = at_s + PROGRESS_S, seen + 2
-        end = AttemptEnd(
-            request_id=request_id, attempt=1, outcome=AttemptOutcome.OK, detail="stop",
-            usage=Usage(prompt_tokens=made.request.prompt_tokens, completion_tokens=self.tokens),
+        end = self.end(made, at_s - made.request.arrival_s)
+        self.push(at_s, partial(self.send, "end", end))
+        self.push(at_s, partial(self.send, "release", self.ended(made)))
+
+    def end(self, made: Submission, duration_s: float) -> AttemptEnd:
+        """All tokens have come."""
+        return AttemptEnd(
+            request_id=made.request.request_id, attempt=1, outcome=AttemptOutcome.OK,
+            detail="stop", usage=Usage(
+                prompt_tokens=made.request.prompt_tokens, completion_tokens=self.tokens
+            ),
             reported=True, committed=True, may_be_continued=False, abandoned=False,
-            duration_s=at_s - made.request.arrival_s, first_token_s=TTFT_S, ttft_s=TTFT_S,
+            duration_s=duration_s, first_token_s=TTFT_S, ttft_s=TTFT_S,
             tpot_s=TOKEN_S, output_tokens=self.tokens, fault=Fault.NONE, retry_after_s=None,
         )  # fmt: skip
-        self.push(at_s, partial(self.send, "end", end))
-        ended = RequestEnded(
-            request_id=request_id, used_tokens=self.tokens, keep_idempotency_key=False
+
+    def ended(self, made: Submission) -> RequestEnded:
+        """The request is over."""
+        return RequestEnded(
+            request_id=made.request.request_id, used_tokens=self.tokens, keep_idempotency_key=False
         )
-        self.push(at_s, partial(self.send, "release", ended))
 
     def deliver(self, answer: Answer) -> None:
         """Receives what the scheduler says."""
@@ -153,6 +166,55 @@ class Bench:
         heapq.heappush(self.events, (at_s, self.pushed, act))
 
 
+class WaitingBench(Bench):
+    """A closed loop of clients that want more than the fleet can take at once."""
+
+    def __init__(self, placements: int) -> None:
+        super().__init__(placements, 1, 1)
+        self.sent = self.waited = self.done = 0
+
+    def play(self, clients: int, count: int) -> float:
+        """Plays `count` requests after one of each client; CPU of one, in us."""
+        for _ in range(clients):
+            self.next()
+        self.until(clients)
+        began_ns = time.thread_time_ns()
+        self.until(clients + count)
+        return (time.thread_time_ns() - began_ns) / 1e3 / count
+
+    def until(self, done: int) -> None:
+        """Plays until so many requests have ended."""
+        while self.done < done:
+            self.hosted.clock.now_s, _, act = heapq.heappop(self.events)
+            act()
+
+    def next(self) -> None:
+        """A client sends its next request."""
+        self.sent += 1
+        now_s = self.hosted.clock.now_s
+        made = submission(
+            f"k/{self.sent}", arrival_s=now_s, deadline_s=now_s + 600.0, prompt_tokens=1000,
+            max_output_tokens=1, tenant=f"t{self.sent % 12}", ttft_s=2.0, tpot_s=0.5,
+        )  # fmt: skip
+        self.hosted.local.begin(made, partial(self.answered, made))
+
+    def answered(self, made: Submission, answer: Answer) -> None:
+        """Receives what the scheduler says of a request."""
+        self.waited += isinstance(answer, Waiting)
+        if isinstance(answer, Started):
+            self.push(self.hosted.clock.now_s + TTFT_S, partial(self.finish, made))
+
+    def finish(self, made: Submission) -> None:
+        """The token has come, and the client sends another request."""
+        send = self.hosted.local.send
+        send(self.progress(made.request.request_id, 1))
+        send(self.end(made, TTFT_S))
+        send(self.ended(made))
+        self.rows.clear()
+        self.done += 1
+        self.next()
+
+
 def timer_us() -> float:
     """What the timer counts of itself."""
     taken = []
@@ -169,7 +231,15 @@ def main() -> int:
     parser.add_argument("--running", type=int, default=8, help="requests a placement")
     parser.add_argument("--tokens", type=int, default=40, help="of each answer")
     parser.add_argument("--count", type=int, default=2000, help="requests measured")
+    parser.add_argument("--waiting", type=int, default=0, help="clients in a closed loop")
     arguments = parser.parse_args()
+    if arguments.waiting:
+        for placements in arguments.placements:
+            waiting = WaitingBench(placements)
+            request_us = waiting.play(arguments.waiting, arguments.count)
+            share = waiting.waited / waiting.sent
+            print(f"{placements:10d} {request_us:10.0f} us a request, {share:.0%} wait", flush=True)
+        return 0
     print(f"{'placements':>10}", *(f"{part + ' us':>15}" for part in PARTS), f"{'request us':>12}")
     own_us = timer_us()
     for placements in arguments.placements:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from scheduler.adapters.told import AdaptersTold
+from scheduler.adapters.adapter_report import AdapterReport
 from scheduler.budgets.budget_window import Window
 from scheduler.engine_steps import EngineCounts, EngineSteps, KvTransfers
 from scheduler.prefix.token_blocks import CacheEvents, TokenBlocks
@@ -304,7 +304,7 @@ class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PlacementEvent = (
-    EngineReport | EngineSteps | ServingChanged | PricesChanged | CacheEvents | AdaptersTold
+    EngineReport | EngineSteps | ServingChanged | PricesChanged | CacheEvents | AdapterReport
 )
 Event = PlacementEvent | Progress | AttemptEnded | Cancelled
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scheduler.adapters.told import AdaptersTold
+from scheduler.adapters.adapter_report import AdapterReport
 from scheduler.blame.quarantine import DEFAULT_QUARANTINE, Quarantine, QuarantineLimits
 from scheduler.contract import (
     Action,
@@ -31,8 +31,8 @@ from scheduler.contract import (
 )
 from scheduler.decisions import Decision, Decisions
 from scheduler.engine_steps import EngineSteps
-from scheduler.fleet_change import fleet_change
 from scheduler.limits.retry_budget import DEFAULT_RETRIES, RetryLimits, SharedRetryBudget
+from scheduler.model.fleet_change import fleet_change
 from scheduler.model.model_names import all_bases
 from scheduler.model.model_scheduler import ModelScheduler
 from scheduler.model.model_state import ModelState
@@ -292,8 +292,8 @@ class Scheduler:
                 model_scheduler.model_state.observe_steps(event, now)
             case CacheEvents() if self_hosted:
                 model_scheduler.model_state.observe_cache_events(event, now)
-            case AdaptersTold() if self_hosted:
-                if state.adapters.tell(event):
+            case AdapterReport() if self_hosted:
+                if state.adapters.observe(event):
                     self._bases = all_bases(self._states.values())
                 return model_scheduler.start_waiting(now)
             case PricesChanged():

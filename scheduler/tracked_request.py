@@ -10,8 +10,6 @@ import msgspec
 from scheduler.contract import Fault, PlacementKind, Request
 from scheduler.placement_state import Placement, PlacementState
 
-_FAULTS_OF_REQUESTS = (Fault.REQUEST, Fault.REJECTED)
-
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:

@@ -44,7 +44,7 @@ class Scripted:
     completions: str = "end"
     pause_s: float = 0.0
     status: int = 200
-    context_tokens: int = 1000
+    context_tokens: Any = 1000
     """As its list of models tells it."""
     metrics: bytes = IDLE_METRICS
     metrics_status: int = 200

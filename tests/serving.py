@@ -42,6 +42,9 @@ GREEDY = generation_pb2.Sampling(temperature=0.0, seed=1)
 READY_S = 60.0
 """Bound on the time until a gateway is ready: generous, the machine is shared."""
 
+CONNECTS = TimeoutsConfig(connect_s=20.0)
+"""A server on the same machine refuses at once or is there, and takes its time when it is busy."""
+
 
 def pool(
     urls: Sequence[str],
@@ -60,7 +63,7 @@ def pool(
         ),
         gpu=GpuConfig(type="H100", count=1, usd_per_gpu_hour="2.50"),
         max_num_seqs=max_num_seqs,
-        timeouts=timeouts or TimeoutsConfig(),
+        timeouts=timeouts or CONNECTS,
     )
 
 
@@ -75,6 +78,7 @@ def remote(
         upstream_model=upstream_model,
         url=url,
         max_concurrency=max_concurrency,
+        timeouts=CONNECTS,
     )
 
 

@@ -1,7 +1,10 @@
 """An inference engine, one step at a time, as vLLM schedules and with a step time of its own.
 
 A step gives every sequence that decodes one token, and fills the rest of its token budget with
-prompts in order of arrival. It takes
+prompts in order of arrival: one is admitted only while all of its tokens fit beside those that run.
+Where a sequence that runs has no room for its next tokens, the one admitted last gives its KV back,
+waits at the head of the queue and is computed again, as far as the prefix cache does not have it;
+nothing is admitted in such a step. So the oldest always goes on. A step takes
 
     T = fixed + experts E (1 - (1 - k/E)^x) + each s + memory K + tokens u + attention sum n c
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,17 +38,26 @@ class Figures:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
     """Bounds of an engine. `kv_tokens`: of its KV cache; `block_tokens`: of the blocks that
-    prompts may share; `step_tokens`: of one step."""
+    prompts may share; `step_tokens`: of one step. Raises ValueError: that is less than a batch."""
 
     kv_tokens: int
     block_tokens: int
     sequences: int = 256
     step_tokens: int = 8192
 
+    def __post_init__(self) -> None:
+        # Else more than one prompt could be left in part.
+        if self.step_tokens < self.sequences:
+            raise ValueError("step_tokens must not be below sequences")
+
 
 @dataclass(slots=True, eq=False)
 class Resident:
-    """A request in an engine. `content`: names of the blocks that others may share."""
+    """A request in an engine. `content`: names of the blocks that others may share.
+
+    `longest_gap_s`: longest time between two of its tokens, as far as a step computed prompts in
+    between; every other one is that of a step that only decodes.
+    """
 
     name: str
     prompt_tokens: int
@@ -54,10 +67,13 @@ class Resident:
     """Prompt tokens, and after a preemption output tokens too, whose KV is there."""
     generated: int = 0
     cached_tokens: int = 0
+    """Found in the prefix cache when it was first admitted."""
+    preemptions: int = 0
     shared: list[Hashable] = field(default_factory=list)
     """Blocks that it holds together with others."""
-    found: bool = False
-    """Whether the prefix cache was asked."""
+    longest_gap_s: float = 0.0
+    preempted_s: float = 0.0
+    """Time of its last token before it was preempted."""
 
     @property
     def target(self) -> int:
@@ -92,8 +108,6 @@ class RefereeEngine:
         self.decoded_gaps_s = 0.0
         self.steps = self.first_tokens = self.output_tokens = 0
         self.prompt_tokens = self.cached_tokens = self.preemptions = 0
-        self.long_steps: list[tuple[float, float]] = []
-        """End and seconds of the steps that computed prompts."""
         self._blocks: dict[Hashable, int] = {}
         """Holders of each block that may be shared."""
         self._idle: OrderedDict[Hashable, None] = OrderedDict()
@@ -102,7 +116,7 @@ class RefereeEngine:
         """KV tokens that sequences hold outside shared blocks."""
         self._chunks: list[tuple[Resident, int]] = []
         self._decoding: list[Resident] = []
-        self._took_s = 0.0
+        self._took_s = self._ended_s = 0.0
 
     @property
     def used_tokens(self) -> int:
@@ -116,7 +130,10 @@ class RefereeEngine:
         return bool(self.running or self.waiting)
 
     def add(self, sequence: Resident) -> None:
-        """Queues a request."""
+        """Queues a request. Raises ValueError: it would not fit even alone."""
+        tokens = sequence.prompt_tokens + sequence.output_tokens
+        if tokens > self.size.kv_tokens:
+            raise ValueError(f"{tokens} tokens are more than {self.size.kv_tokens}")
         self.waiting.append(sequence)
 
     def drop(self, name: str) -> Resident | None:
@@ -125,7 +142,8 @@ class RefereeEngine:
             for sequence in line:
                 if sequence.name == name:
                     line.remove(sequence)
-                    self._release(sequence)
+                    if line is self.running:
+                        self._release(sequence)
                     return sequence
         return None
 
@@ -142,22 +160,24 @@ class RefereeEngine:
 
     def begin(self) -> float:
         """Chooses the tokens of a step; returns its seconds, 0 with nothing to do."""
-        self._decoding = [s for s in self.running if s.decodes]
-        while self._decoding and not self._room(len(self._decoding)):
-            self._preempt(self.running[-1])
-            self._decoding = [s for s in self.running if s.decodes]
-        self._own_tokens += len(self._decoding)
-        budget = self.size.step_tokens - len(self._decoding)
-        self._chunks = []
-        for sequence in self.running:
-            if not sequence.decodes and budget > 0:
-                budget -= self._chunk(sequence, budget)
-        while self.waiting and budget > 0 and len(self.running) < self.size.sequences:
-            sequence = self.waiting[0]
-            self._find(sequence)
-            if not self._room(sequence.target - sequence.computed) and self.running:
-                break
-            self.waiting.popleft()
+        before = self.preemptions
+        decoding = [s for s in self.running if s.decodes]
+        while not self._fits(len(decoding)):
+            self._preempt_last()
+            decoding = [s for s in self.running if s.decodes]
+        self._take(len(decoding))
+        budget = self.size.step_tokens - len(decoding)
+        self._decoding, self._chunks = decoding, []
+        if self.running and not self.running[-1].decodes:
+            budget -= self._chunk(self.running[-1], budget)
+        while (
+            self.preemptions == before
+            and self.waiting
+            and budget > 0
+            and len(self.running) < self.size.sequences
+            and self._admit(self.waiting[0])
+        ):
+            sequence = self.waiting.popleft()
             self.running.append(sequence)
             budget -= self._chunk(sequence, budget)
         if not self._decoding and not self._chunks:
@@ -174,8 +194,7 @@ class RefereeEngine:
         self._decoding, self._chunks = [], []
         self.busy_s += took_s
         self.steps += 1
-        if chunks:
-            self.long_steps.append((now, took_s))
+        self._ended_s = now
         for sequence in decoding:
             if sequence not in self.running:
                 continue
@@ -184,6 +203,8 @@ class RefereeEngine:
             self.decoded_gaps += 1
             self.decoded_gaps_s += took_s
             self.output_tokens += 1
+            if chunks:
+                sequence.longest_gap_s = max(sequence.longest_gap_s, took_s)
             if sequence.generated >= sequence.output_tokens:
                 ended.append(sequence)
         for sequence, tokens in chunks:
@@ -201,6 +222,11 @@ class RefereeEngine:
                 self.prompt_tokens += sequence.prompt_tokens
                 self.cached_tokens += sequence.cached_tokens
                 first.append(sequence)
+            else:
+                gap_s = now - sequence.preempted_s
+                self.decoded_gaps += 1
+                self.decoded_gaps_s += gap_s
+                sequence.longest_gap_s = max(sequence.longest_gap_s, gap_s)
             if sequence.generated >= sequence.output_tokens:
                 ended.append(sequence)
         for sequence in ended:
@@ -225,34 +251,51 @@ class RefereeEngine:
         )
 
     def _chunk(self, sequence: Resident, budget: int) -> int:
+        """Takes up to `budget` tokens of the last that runs; returns how many. It has to leave
+        where they do not fit."""
         tokens = min(budget, sequence.target - sequence.computed)
-        self._own_tokens += tokens
+        if not self._fits(tokens):
+            self._preempt_last()
+            return 0
+        self._take(tokens)
         self._chunks.append((sequence, tokens))
         return tokens
 
-    def _room(self, tokens: int) -> bool:
-        """Whether so many more tokens fit; blocks that nobody holds make way."""
+    def _fits(self, tokens: int) -> bool:
+        """Whether so many more tokens fit, beside what sequences hold."""
+        return self.used_tokens + tokens <= self.size.kv_tokens
+
+    def _take(self, tokens: int) -> None:
+        self._make_room(tokens)
+        self._own_tokens += tokens
+
+    def _make_room(self, tokens: int) -> None:
+        """Drops blocks that nobody holds, the longest unused first, until so many more fit."""
         while self._idle and self._total() + tokens > self.size.kv_tokens:
             block, _ = self._idle.popitem(last=False)
             del self._blocks[block]
-        return self._total() + tokens <= self.size.kv_tokens
 
     def _total(self) -> int:
         return self._own_tokens + len(self._blocks) * self.size.block_tokens
 
-    def _find(self, sequence: Resident) -> None:
-        """Takes what the prefix cache has of the prompt; its last token is always computed."""
-        if sequence.found:
-            return
-        sequence.found = True
-        most = (sequence.target - 1) // self.size.block_tokens
-        for block in sequence.content[:most]:
-            if block not in self._blocks:
-                break
+    def _admit(self, sequence: Resident) -> bool:
+        """Takes what the prefix cache has of a sequence, if all of its tokens fit.
+
+        Its last token is always computed. Who does not fit holds nothing while it waits.
+        """
+        size = self.size.block_tokens
+        most = (sequence.target - 1) // size
+        known = list(takewhile(self._blocks.__contains__, sequence.content[:most]))
+        idle = sum(block in self._idle for block in known)
+        missing = sequence.target - len(known) * size
+        if not self._fits(missing + idle * size):
+            return False
+        for block in known:
             self._hold(sequence, block)
-        sequence.computed = len(sequence.shared) * self.size.block_tokens
-        if not sequence.generated:
+        sequence.computed = len(known) * size
+        if not sequence.preemptions:
             sequence.cached_tokens = sequence.computed
+        return True
 
     def _hold(self, sequence: Resident, block: Hashable) -> None:
         self._blocks[block] = self._blocks.get(block, 0) + 1
@@ -267,23 +310,27 @@ class RefereeEngine:
             self._own_tokens -= self.size.block_tokens
 
     def _release(self, sequence: Resident) -> None:
-        if not sequence.found:
-            return
-        taken = sequence.computed + (sequence in self._decoding)
-        taken += sum(n for s, n in self._chunks if s is sequence)
+        """Gives back what a sequence that runs, or ends, holds; its full blocks can be found."""
+        held = sequence.computed + (sequence in self._decoding)
+        held += sum(n for s, n in self._chunks if s is sequence)
         self._share(sequence)
-        own = taken - len(sequence.shared) * self.size.block_tokens
-        self._own_tokens = max(0, self._own_tokens - own)
-        for block in reversed(sequence.shared):  # vLLM drops the end of a prompt first
+        self._own_tokens -= held - len(sequence.shared) * self.size.block_tokens
+        for block in reversed(sequence.shared):
             self._blocks[block] -= 1
             if not self._blocks[block]:
                 self._idle[block] = None
         sequence.shared = []
-        sequence.found = False
 
-    def _preempt(self, sequence: Resident) -> None:
-        self.running.remove(sequence)
+    def _preempt_last(self) -> None:
+        sequence = self.running.pop()
+        if sequence.decodes:
+            sequence.preempted_s = self._ended_s
+        # What only it has, its output for one, is there for itself as long as there is room.
+        full = sequence.computed // self.size.block_tokens
+        own = range(len(sequence.content), full)
+        sequence.content = [*sequence.content, *((sequence.name, index) for index in own)]
         self._release(sequence)
         sequence.computed = 0
-        self.waiting.appendleft(sequence)
+        sequence.preemptions += 1
         self.preemptions += 1
+        self.waiting.appendleft(sequence)

@@ -227,14 +227,7 @@ class Referee:
                 continue
             played.ended_s = self.now
             self._open -= 1
-            gaps = self.engines[engine].long_steps
-            first_s = played.first_s or 0.0
-            for end_s, seconds in reversed(gaps):
-                if end_s <= first_s:
-                    break
-                played.longest_gap_s = max(played.longest_gap_s, seconds)
-            if played.tpot_s is not None:
-                played.longest_gap_s = max(played.longest_gap_s, played.tpot_s)
+            played.longest_gap_s = max(resident.longest_gap_s, played.tpot_s or 0.0)
             self._tell(
                 AttemptEnded(
                     request_id=resident.name,

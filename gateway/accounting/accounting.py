@@ -39,7 +39,8 @@ from gateway.accounting.ledger.sqlite import SqliteDatabase
 from gateway.accounting.pool_accounts import PoolAccounts, open_pool_accounts
 from gateway.accounting.rollups import fold
 from gateway.config.gateway import GatewayConfig
-from gateway.config.ledger import BudgetConfig, nano_usd
+from gateway.config.ledger import BudgetConfig
+from gateway.config.money import nano_usd
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.resolve.secrets import resolve
 from scheduler.budgets.budget import Budget, Scope

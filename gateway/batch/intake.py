@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -67,9 +68,13 @@ class LineCutter:
         size = len(self._rest) + self._skipped
         self._number += 1
         content = bytes(self._rest)
+        # Some editors begin a file with a byte order mark, which is no part of its first line.
+        mark = len(BOM_UTF8) if self._number == 1 and content.startswith(BOM_UTF8) else 0
+        content = content[mark:]
         if content.strip():
             is_long = size > self._most
-            yield Cut(self._number, self._start, size, None if is_long else content)
+            start, length = self._start + mark, size - mark
+            yield Cut(self._number, start, length, None if is_long else content)
         self._start += size + end_bytes
         self._rest.clear()
         self._skipped = 0

@@ -11,18 +11,18 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.config.adapters import AdaptersConfig
 from gateway.config.batch import BatchConfig
 from gateway.config.discovery import DiscoveryConfig
-from gateway.config.kv_events import KvEventsConfig, Port
-from gateway.config.ledger import BudgetConfig, LedgerConfig
-from gateway.config.limits import KeyLimitsConfig, LimitsConfig
-from gateway.config.prices import (
+from gateway.config.engines import (
+    AdaptersConfig,
     DisaggregatedNodesConfig,
     EnginesConfig,
-    MeteringConfig,
-    PricesConfig,
+    KvEventsConfig,
+    Port,
 )
+from gateway.config.ledger import BudgetConfig, LedgerConfig
+from gateway.config.limits import KeyLimitsConfig, LimitsConfig
+from gateway.config.prices import MeteringConfig, PricesConfig
 from gateway.config.prior import PriorConfig
 from gateway.config.remote import (
     FailuresConfig,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Annotated
 
 import msgspec
@@ -11,8 +10,6 @@ from msgspec import Meta
 from gateway.config.values import Name, SecretConfig
 from scheduler.budgets.budget_window import Period
 
-NANO_USD = 1_000_000_000
-"""Of one US dollar."""
 Usd = Annotated[
     str,
     Meta(
@@ -66,14 +63,3 @@ class BudgetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """The cap."""
     hard: bool = True
     """Whether requests are refused at the cap; else it is only reported."""
-
-
-def nano_usd(usd: str) -> int:
-    """A quoted amount in nano-USD; exact, it has at most nine decimals."""
-    return int(Decimal(usd) * NANO_USD)
-
-
-def usd_text(nano_usd: int) -> str:
-    """Nano-USD as a decimal number of US dollars: exact, without zeros at its end."""
-    sign, (whole, rest) = "-" if nano_usd < 0 else "", divmod(abs(nano_usd), NANO_USD)
-    return f"{sign}{whole}.{rest:09d}".rstrip("0").rstrip(".")

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+SHOWN_PROBLEMS = 50
+"""Most problems of a file that its error tells."""
 SHOWN_CHARACTERS = 80
 """Most characters of a value that are shown."""
 _MASKED = re.compile(r"(^|\.)(api_key|sha256|secret|headers\[\d+\]\.value)(\.|\[|$)")
@@ -52,7 +54,10 @@ class ConfigError(Exception):
         self.problems = tuple(problems)
         count = len(self.problems)
         head = f"{source}: {count} problem{'s' if count > 1 else ''}"
-        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+        lines = [f"  {problem}" for problem in self.problems[:SHOWN_PROBLEMS]]
+        if count > SHOWN_PROBLEMS:
+            lines.append(f"  and {count - SHOWN_PROBLEMS} more: mend these first")
+        super().__init__("\n".join([head, *lines]))
 
 
 def field_path(parent: str, name: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from gateway.config.gateway import PoolConfig
 from gateway.upstream.vllm.client import ListedModel
-from scheduler.adapters.told import AdaptersTold
+from scheduler.adapters.adapter_report import AdapterReport
 
 RELIST_S = 10.0
 """Time between two readings of the models that a server lists."""
@@ -62,9 +62,9 @@ def loaded_adapters(listed: Mapping[str, ListedModel], rules: AdapterRules) -> f
     return frozenset(found)
 
 
-def adapters_told(
+def adapter_report(
     placement: str, loaded: frozenset[str], metrics: bytes, rules: AdapterRules, *, pinned: bool
-) -> AdaptersTold:
+) -> AdapterReport:
     """What a server tells. `loaded`: clients' names; `metrics`: its page of metrics.
 
     vLLM writes a sample of `vllm:lora_requests_info` for each set of adapters that it ever ran, the
@@ -74,12 +74,12 @@ def adapters_told(
     """
     samples = [(_seconds(value), labels) for labels, value in _INFO.findall(metrics)]
     if not samples:
-        return AdaptersTold(placement=placement, loaded=loaded)
+        return AdapterReport(placement=placement, loaded=loaded)
     labels = dict(_LABEL.findall(max(samples)[1]))
     single = len(_RANK.findall(metrics)) == 1
     most = labels.get(b"max_lora", b"")
     active = _names(labels, b"running_lora_adapters") | _names(labels, b"waiting_lora_adapters")
-    return AdaptersTold(
+    return AdapterReport(
         placement=placement,
         loaded=loaded,
         active=frozenset(rules.names.get(name, name) for name in active) if single else None,

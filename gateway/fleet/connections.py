@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from gateway.config.engines import EnginesConfig
 from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig, TimeoutsConfig
-from gateway.config.prices import EnginesConfig
 from gateway.config.remote import Feature
 from gateway.config.resolve.secrets import resolve
 from gateway.domain.generation import Generation

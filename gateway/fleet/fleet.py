@@ -30,11 +30,11 @@ from scheduler.contract import Event, ServingChanged
 class Fleet:
     """Connects the servers, and observes them while `run` is running.
 
-    `report` is called with events for the scheduler: `EngineReport`, `EngineSteps`, `AdaptersTold`,
-    `ServingChanged` and `CacheEvents`. They may name a placement that a reload has removed.
-    `is_idle`: whether nothing runs at a placement; `on_change` is awaited after a placement has
-    entered or left service. `on_signatures`, which may be set, is called with the experts of
-    finished requests.
+    `report` is called with events for the scheduler: `EngineReport`, `EngineSteps`,
+    `AdapterReport`, `ServingChanged` and `CacheEvents`. They may name a placement that a reload has
+    removed. `is_idle`: whether nothing runs at a placement; `on_change` is awaited after a
+    placement has entered or left service. `on_signatures`, which may be set, is called with the
+    experts of finished requests.
     """
 
     def __init__(

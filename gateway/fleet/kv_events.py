@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import zmq
 import zmq.asyncio
 
+from gateway.config.engines import KvEventsConfig
 from gateway.config.gateway import PoolConfig
-from gateway.config.kv_events import KvEventsConfig
 from gateway.fleet.adapters import adapter_names
 from gateway.fleet.keyed_tasks import KeyedTasks
 from gateway.fleet.placement_names import placement_names

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.config.tasks import Task
-from gateway.domain.failures import UpstreamFailure
+from gateway.domain.failures import UpstreamFailure, one_line
 from gateway.domain.generation import Chunk, EngineHints, Generation, Prompt, Sampling
 from gateway.domain.pooling import EmbeddingInput, PoolingInput, ScoringInput
-from gateway.fleet.adapters import RELIST_S, AdapterRules, adapters_told, loaded_adapters
+from gateway.fleet.adapters import RELIST_S, AdapterRules, adapter_report, loaded_adapters
 from gateway.fleet.engine_feed import EngineFeed, Signatures
 from gateway.fleet.keyed_tasks import KeyedTasks
 from gateway.fleet.server_info import ServerInfoWatch
@@ -60,6 +60,8 @@ ANSWERS = {
 """Reasons of a replica's service."""
 PRESUMED_GOOD = "presumed good"
 """Reason of a remote's service."""
+MAX_NAMES, MAX_NAME_CHARS = 10, 100
+"""Most names of models in a message, and characters of each."""
 FAILED_READS = 2
 """Consecutive failed reads of the metrics after which a replica is out of service."""
 
@@ -112,7 +114,7 @@ class WatchedReplica:
 class Prober:
     """Watches all replicas while `run` is running.
 
-    `report` is called with `EngineReport`, `EngineSteps`, `AdaptersTold` and `ServingChanged`
+    `report` is called with `EngineReport`, `EngineSteps`, `AdapterReport` and `ServingChanged`
     events, `report_signatures` with the experts of finished requests; `on_change` is awaited after
     a placement has entered or left service, except where `apply` reports it: there the caller
     knows.
@@ -258,7 +260,7 @@ class Prober:
             try:
                 models = await replica.engine.list_models()
                 if replica.upstream_model not in models:
-                    known = ", ".join(sorted(models)) or "none"
+                    known = shown_names(models)
                     reason = f"serves {known}, not {replica.upstream_model}: mend upstream_model"
                 else:
                     await self._generate_one_token(replica)
@@ -331,7 +333,7 @@ class Prober:
             self._loaded[replica.name] = now, loaded
         pinned = len(replica.placements) > 1
         for placement in replica.placements:
-            self._report(adapters_told(placement, loaded, metrics, rules, pinned=pinned))
+            self._report(adapter_report(placement, loaded, metrics, rules, pinned=pinned))
 
     def _judged(
         self, name: str, gauges: StandingGauges, report: EngineReport, probed: bool
@@ -366,6 +368,14 @@ class Prober:
             log.info("%s in service: %s", name, reason)
         for placement in placements:
             self._report(ServingChanged(placement=placement, serving=serving, reason=reason))
+
+
+def shown_names(models: Iterable[str]) -> str:
+    """Names of a server's models for a message, within its bounds."""
+    names = sorted(models)
+    shown = [one_line(name, MAX_NAME_CHARS) for name in names[:MAX_NAMES]]
+    more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return ", ".join([*shown, *more]) or "none"
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from gateway.config.gateway import PoolConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.fleet.keyed_tasks import KeyedTasks
-from gateway.upstream.vllm_grpc.server_info import ServerFigures, server_figures
+from gateway.upstream.vllm_grpc.server_info import MOST, ServerFigures, server_figures
 from scheduler.contract import EngineReport
 
 log = logging.getLogger(__name__)
@@ -118,12 +118,13 @@ def _completed(report: EngineReport, figures: ServerFigures, placements: int) ->
         capacity, derived = figures.kv_capacity_tokens // placements, True
     ranks = 1 if placements > 1 else figures.ranks
     most = figures.rank_max_running
+    most = None if most is None or ranks is None or most * ranks > MOST else most * ranks
     return replace(
         report,
         kv_capacity_tokens=capacity,
         kv_capacity_derived=derived,
         context_tokens=report.context_tokens or figures.context_tokens,
-        max_running=None if most is None or ranks is None else most * ranks,
+        max_running=most,
     )
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from msgspec import structs
 
 from gateway.accounting.budgets import BudgetRefused, Budgets, BudgetUnchecked
-from gateway.config.ledger import usd_text
+from gateway.config.money import usd_text
 from scheduler.budgets.budget import Holder, worst_case_nano_usd
 from scheduler.contract import PlacementKind, RefusalReason, Refuse, Request
 from scheduler.metering.rate_snapshot import RateSnapshot

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from scheduler.adapters.told import AdaptersTold
+from scheduler.adapters.adapter_report import AdapterReport
 from scheduler.contract import EngineReport, PlacementEvent, ServingChanged
 from scheduler.core import Scheduler
 from scheduler.engine_steps import EngineSteps
@@ -18,7 +18,7 @@ from scheduler.port import FleetFigures
 from scheduler.prefix.token_blocks import CacheEvents
 from scheduler.snapshot import PlacementSnapshot, without_free_places
 
-FLEET_REPORTS = EngineReport | EngineSteps | ServingChanged | CacheEvents | AdaptersTold
+FLEET_REPORTS = EngineReport | EngineSteps | ServingChanged | CacheEvents | AdapterReport
 """Events that the fleet reports."""
 Targets = Mapping[str, tuple[str, str]]
 """Address and upstream model, keyed by each placement that has a server."""
@@ -61,7 +61,7 @@ def shows_more(core: Scheduler, fleet: FleetView, event: PlacementEvent) -> bool
     view = fleet.by_name.get(placement)
     if view is None:
         return True
-    if isinstance(event, AdaptersTold):
+    if isinstance(event, AdapterReport):
         return event.loaded != view.loaded_adapters
     sizes = core.token_block_sizes(view.model)
     return (

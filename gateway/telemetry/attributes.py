@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 from opentelemetry.util.types import AttributeValue
 
+from gateway.config.money import NANO_USD
 from gateway.domain.generation import Chat, Generation
 from gateway.domain.outcomes import RequestOutcome
 from gateway.domain.pooling import EmbeddingInput, PoolingInput, ScoringInput, input_texts
@@ -32,7 +33,6 @@ _SAMPLING = {
     "frequency_penalty": semconv.REQUEST_FREQUENCY_PENALTY,
     "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
 }
-NANO = 1_000_000_000
 LOCAL = "local"
 MAX_CONTENT_CHARACTERS = 65_536
 """Longest input and longest output on a span, if content is recorded."""
@@ -168,7 +168,7 @@ def of_decision(action: Start, decision: DecisionRecord | None) -> Attributes:
 
 
 def _usd(nano_usd: int | None) -> float | None:
-    return None if nano_usd is None else nano_usd / NANO
+    return None if nano_usd is None else nano_usd / NANO_USD
 
 
 def of_end(end: AttemptEnd, answer: AttemptAnswer, account: SettledAttempt) -> Attributes:
@@ -201,9 +201,9 @@ def of_cost(settled: SettledAttempt) -> Attributes:
     """Cost of an attempt in US dollars, without the parts that are unknown."""
     found: Attributes = {}
     if settled.metered_nano_usd is not None:
-        found[semconv.METERED_USD] = settled.metered_nano_usd / NANO
+        found[semconv.METERED_USD] = settled.metered_nano_usd / NANO_USD
     if settled.charged_nano_usd is not None:
-        found[semconv.CHARGED_USD] = settled.charged_nano_usd / NANO
+        found[semconv.CHARGED_USD] = settled.charged_nano_usd / NANO_USD
     if settled.basis is not None:
         found[semconv.COST_BASIS] = settled.basis.value
     if settled.price_row_id:

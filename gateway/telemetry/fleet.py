@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 
 from gateway.accounting.ledger.ledger import LedgerStatus
 from gateway.batch.running.runner import TenantLoad
+from gateway.config.money import NANO_USD
 from gateway.telemetry import semconv
-from gateway.telemetry.attributes import NANO
 from gateway.telemetry.logs import dropped_lines
 from gateway.telemetry.metric import Metric
 from gateway.telemetry.scheduler_gauges import ALONE, Standing, standing_metrics
@@ -154,7 +154,7 @@ def _rates(samples: Samples, pool: str, rates: Sequence[KindRates]) -> None:
         ):
             if nano_usd is not None:
                 labels = (pool, name, rate.kind.value)
-                samples[semconv.USD_PER_MTOK].append((labels, nano_usd / NANO))
+                samples[semconv.USD_PER_MTOK].append((labels, nano_usd / NANO_USD))
 
 
 def _placement(samples: Samples, placement: PlacementSnapshot, per_s: float | None) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from gateway.accounting.reports.statement import IDLE_ROW, REST_ROW
+from gateway.config.money import NANO_USD
 from gateway.config.telemetry import TelemetryConfig, label_name
 from gateway.domain.tags import decoded
 from gateway.telemetry import attributes, semconv
@@ -85,7 +86,7 @@ class Allocation:
             if len(self._series) >= MOST_SERIES:
                 row = tuple(OTHER for _ in row)
             series = self._series[row] = self._counter.labels(*row)
-        series.inc(account.metered_nano_usd / attributes.NANO)
+        series.inc(account.metered_nano_usd / NANO_USD)
 
     def booked(self, hours: Sequence[PoolHour]) -> None:
         """Counts what pools cost beside their requests, as it is booked."""
@@ -98,7 +99,7 @@ class Allocation:
         owed = self._owed_nano_usd[name, pool] + nano_usd
         if owed > 0:
             row = (name, "", pool, attributes.LOCAL, *(name for _ in self._values))
-            self._counter.labels(*row).inc(owed / attributes.NANO)
+            self._counter.labels(*row).inc(owed / NANO_USD)
             owed = 0
         self._owed_nano_usd[name, pool] = owed
 

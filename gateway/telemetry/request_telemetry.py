@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
+from gateway.config.money import NANO_USD
 from gateway.domain.failures import FailureKind
 from gateway.domain.generation import Chunk, DeviationKind, Generation
 from gateway.domain.outcomes import Finished, RequestOutcome
@@ -235,7 +236,7 @@ class RequestTelemetry:
                     (semconv.CHARGED_USD, self.charged_nano_usd),
                 ):
                     if cost is not None:
-                        found[name] = cost / attributes.NANO
+                        found[name] = cost / NANO_USD
             if self.outcome is RequestOutcome.PARTIAL:
                 found[semconv.PARTIAL_OUTPUT] = True
 
@@ -303,7 +304,7 @@ class RequestTelemetry:
             ("charged", account.charged_nano_usd),
         ):
             if cost:
-                instruments.add(semconv.COST_USD, cost / attributes.NANO, tenant, where, kind)
+                instruments.add(semconv.COST_USD, cost / NANO_USD, tenant, where, kind)
         # Counted from 0, because `rate` does not see the first increment of a new series.
         instruments.add(semconv.UNPRICED, account.metered_nano_usd is None, pool)
         if usage is None or account.outcome is not AttemptOutcome.OK:

@@ -13,7 +13,7 @@ from gateway.accounting.accounting import Accounting
 from gateway.accounting.ledger.database import LedgerUnavailable, Tx
 from gateway.accounting.ledger.ledger import LedgerStatus
 from gateway.batch.running.runner import TenantLoad
-from gateway.telemetry.attributes import NANO
+from gateway.config.money import NANO_USD
 from gateway.telemetry.fleet import BudgetLeft
 from scheduler.budgets.budget import Budget, Holder, Limit
 from scheduler.metering.report import KindRates
@@ -120,7 +120,7 @@ async def _left(tx: Tx, limits: Sequence[Limit]) -> list[BudgetLeft]:
                 tenant=account.tenant,
                 key_id=account.key_id,
                 period=account.period.value,
-                cap_usd=cap / NANO,
+                cap_usd=cap / NANO_USD,
                 left=1 - committed / cap if cap else 0.0,
             )
         )

@@ -9,8 +9,7 @@ none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from yarl import URL
+from urllib.parse import urlsplit
 
 from gateway.config.remote import HistoryConfig, ReasoningField, ReasoningTurns, RemoteApi
 from gateway.domain.generation import Message, Role
@@ -41,7 +40,7 @@ _HOSTS: Mapping[tuple[RemoteApi, str], HistoryConfig] = {
 
 def usual_history(api: RemoteApi, url: str) -> HistoryConfig:
     """What the host of a remote wants, as far as it is known here."""
-    return _HOSTS.get((api, (URL(url).host or "").lower()), NO_REASONING)
+    return _HOSTS.get((api, urlsplit(url).hostname or ""), NO_REASONING)
 
 
 def reasoning_text(message: Message, history: HistoryConfig) -> str | None:

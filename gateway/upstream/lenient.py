@@ -32,7 +32,7 @@ class NotJson(ValueError):
 def read_json(payload: bytes) -> Any:
     """The value. Raises NotJson."""
     try:
-        return _decoder.decode(payload.decode("utf-8", "replace").strip())
+        return _decoder.decode(payload.decode("utf-8", "replace").strip("\ufeff \t\r\n"))
     except (ValueError, RecursionError) as error:
         raise NotJson("not JSON") from error
 
@@ -52,11 +52,16 @@ def _number(text: str) -> int | None:
     return int(text) if len(text) <= MAX_DIGITS else None
 
 
+def _fraction(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
 def _unknown(text: str) -> None:
     """NaN and infinities are no numbers."""
 
 
-_decoder = json.JSONDecoder(parse_int=_number, parse_constant=_unknown)
+_decoder = json.JSONDecoder(parse_int=_number, parse_float=_fraction, parse_constant=_unknown)
 
 
 class Fitting:
@@ -124,7 +129,7 @@ class Fitting:
 _JSON_TEXTS = frozenset({"arguments", "partial_json"})
 """Fields of JSON text that some servers send as the value itself."""
 _WORDS = frozenset({"finish_reason", "stop_reason"})
-"""Words that SGLang writes as an object with a type."""
+"""Words that SGLang writes as an object with a type, and others as a number or in a list."""
 
 
 def count(value: object) -> int | None:
@@ -166,8 +171,10 @@ def _text(value: object, name: str) -> str | None:
             return value
         case dict() | list() if name in _JSON_TEXTS:
             return json_text(value)
-        case {"type": str(word)} if name in _WORDS:
+        case {"type": str(word)} | [str(word)] if name in _WORDS:
             return word
+        case True | int() | float() if name in _WORDS and value:
+            return str(value)
     return None
 
 

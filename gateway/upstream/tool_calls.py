@@ -8,6 +8,7 @@ The client gets each call as a head (id and name, once) and pieces of arguments.
 - An id or a name that is repeated with each piece is told once. A name in several pieces is put
   together: the head waits for the first arguments.
 - Arguments that are sent again as a whole, or that grow with each piece, are told once.
+- Arguments that were made JSON twice, and come as a whole, are read once more.
 - A missing or repeated id is replaced by one that the gateway makes.
 - A call without arguments has the arguments {} when it ends.
 """
@@ -19,6 +20,7 @@ import secrets
 from collections.abc import Callable
 
 import msgspec
+from msgspec import structs
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Signature, ToolCall
@@ -139,6 +141,8 @@ class ToolCallNormaliser:
     def add(self, piece: CallPiece) -> list[ToolCall]:
         """What the client gets of a piece. Raises UpstreamFailure: too many calls."""
         ready: list[ToolCall] = []
+        if piece.arguments.startswith('"'):
+            piece = structs.replace(piece, arguments=_unquoted(piece.arguments))
         call = self._call_of(piece, ready)
         if call is None:
             return ready
@@ -302,6 +306,15 @@ def _is_object(text: str) -> bool:
         return isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _unquoted(text: str) -> str:
+    """The object that a text holds as a JSON string; the text itself if it holds none."""
+    try:
+        inner = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return inner if isinstance(inner, str) and _is_object(inner) else text
 
 
 def _same(one: str, other: str) -> bool:

@@ -14,7 +14,7 @@ from moegate.client.messages import Chat
 from moegate.v1 import batch_pb2
 
 BatchState = Literal["queued", "running", "ended", "cancelling", "cancelled", "expired", "failed"]
-NANO = 1_000_000_000
+NANO_USD = 1_000_000_000
 PIECE_BYTES = 512 * 1024
 
 
@@ -137,8 +137,8 @@ def batch_of(message: batch_pb2.Batch) -> Batch:
         failed=message.failed,
         bad_lines=message.bad_lines,
         faults=tuple((fault.line, fault.message) for fault in message.faults),
-        charged_usd=Decimal(message.charged_nano_usd) / NANO,
-        estimated_usd=None if cost is None else Decimal(cost) / NANO,
+        charged_usd=Decimal(message.charged_nano_usd) / NANO_USD,
+        estimated_usd=None if cost is None else Decimal(cost) / NANO_USD,
         created_at=message.created_at.ToDatetime(UTC),
         complete_before=message.complete_before.ToDatetime(UTC),
         ended_at=time_of("ended_at"),

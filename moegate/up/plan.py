@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.config.engines import KvEventsConfig
 from gateway.config.gateway import (
     GatewayConfig,
     GpuConfig,
@@ -16,7 +17,6 @@ from gateway.config.gateway import (
     SecretConfig,
     TenantConfig,
 )
-from gateway.config.kv_events import KvEventsConfig
 from gateway.config.prior import PriorConfig
 from gateway.config.resolve.api_keys import key_sha256
 from gateway.config.resolve.step_model_prior import read_model_dir

@@ -8,7 +8,7 @@ first.
 
 from __future__ import annotations
 
-from scheduler.adapters.told import AdaptersTold
+from scheduler.adapters.adapter_report import AdapterReport
 
 ACTIVATION_S = 0.02
 """Assumed time in which an engine copies an adapter into a slot, within the step of the prefill."""
@@ -19,10 +19,10 @@ ASSUMED_SLOTS = 1
 class AdapterSlots:
     """The adapters of one placement. Knows its own requests exactly, and others as told."""
 
-    __slots__ = ("_recent", "_running", "_told")
+    __slots__ = ("_recent", "_report", "_running")
 
     def __init__(self) -> None:
-        self._told: AdaptersTold | None = None
+        self._report: AdapterReport | None = None
         self._running: dict[str, int] = {}
         """Requests of the scheduler that run, by adapter."""
         self._recent: dict[str, None] = {}
@@ -31,13 +31,13 @@ class AdapterSlots:
     @property
     def loaded(self) -> frozenset[str]:
         """Adapters that the server lists; empty before it has told."""
-        return frozenset() if self._told is None else self._told.loaded
+        return frozenset() if self._report is None else self._report.loaded
 
-    def tell(self, told: AdaptersTold) -> bool:
-        """Records what the server tells. Returns whether it lists other adapters than before."""
-        before, self._told = self.loaded, told
+    def observe(self, report: AdapterReport) -> bool:
+        """Records a report. Returns whether it lists other adapters than before."""
+        before, self._report = self.loaded, report
         self._trim()
-        return before != told.loaded
+        return before != report.loaded
 
     def begin(self, adapter: str) -> None:
         """Records the start of a request for the adapter."""
@@ -63,23 +63,23 @@ class AdapterSlots:
         there. Without them the scheduler's own count is exact, and what the server told may show
         requests that have ended."""
         own = frozenset(self._running)
-        if not external or self._told is None or self._told.active is None:
+        if not external or self._report is None or self._report.active is None:
             return own
-        return own | self._told.active
+        return own | self._report.active
 
     def has_slot(self, adapter: str, *, external: bool) -> bool:
         """Whether the engine could compute the adapter beside those that run."""
-        if self._told is None or self._told.most_active is None:
+        if self._report is None or self._report.most_active is None:
             return True
         running = self.running(external=external)
-        return adapter in running or len(running) < self._told.most_active
+        return adapter in running or len(running) < self._report.most_active
 
     def is_active(self, adapter: str, *, external: bool) -> bool:
         """Whether the adapter is taken to be in a slot, so that it starts without being copied."""
         return adapter in self._recent or adapter in self.running(external=external)
 
     def _trim(self) -> None:
-        most = None if self._told is None else self._told.most_active
+        most = None if self._report is None else self._report.most_active
         for adapter in tuple(self._recent)[: -(most or ASSUMED_SLOTS)]:
             if adapter not in self._running:
                 del self._recent[adapter]

@@ -189,7 +189,8 @@ class ModelScheduler:
         if query.possible:
             if not query.possible_now:
                 return TryResult(None, restricted=True)
-            result = self.model_state.try_place(query, now)
+            if (result := self.model_state.retry_place(query, now)) is None:
+                return TryResult(None, query.restricted)
             if result.chosen is None:
                 again_s = now + TRY_AGAIN_S if result.time_may_help else None
                 return TryResult(None, query.restricted, result.interfering_prefill_s, again_s)
@@ -203,8 +204,7 @@ class ModelScheduler:
         if remotes := self.model_state.remotes.open(tracked, now):
             action = transitions.start_remote(self.model_state, tracked, None, now, any_ttft=True)
             if action is None:
-                names = [state.facts.name for state in remotes]
-                opens_s = [self._admission.opens_s(name, request, now) for name in names]
+                opens_s = [self._admission.opens_s(s.facts.name, request, now) for s in remotes]
                 again_s = min((at_s for at_s in opens_s if at_s is not None), default=None)
                 return TryResult(None, restricted=True, again_s=again_s)
         elif awaited_server_s(self.model_state.fleet.states, request) is not None:

@@ -29,18 +29,20 @@ from scheduler.overflow.remotes import Remotes
 from scheduler.overflow.saturation import Saturation, WorkRate
 from scheduler.overflow.turned_away import TurnedAway
 from scheduler.placement.carry_over import carry_over
+from scheduler.placement.checks import await_prefills
 from scheduler.placement.placement import choose
 from scheduler.placement.quotes import Block, PlacementQuery, Quote
 from scheduler.placement.quoting import quote_fleet
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.placement_admission import PlacementAdmission
-from scheduler.placement_state import PlacementState, Resident
+from scheduler.placement_state import PlacementState
 from scheduler.policy import Policy
 from scheduler.prefix.engine_caches import EngineCaches
 from scheduler.prefix.prefix_index import PrefixIndex
 from scheduler.prefix.token_blocks import CacheEvents, CacheReset
 from scheduler.queue.model_queue import ModelQueue, QueueLimits
 from scheduler.queue.queued import Queued
+from scheduler.resident import Resident
 from scheduler.tracked_request import TrackedRequest
 
 PATIENCE = 3.0
@@ -287,6 +289,14 @@ class ModelState:
         """Searches a self-hosted placement for the request. Ties rotate over the placements."""
         self._rotation += 1
         return self._choose(query, self._rotation, now)
+
+    def retry_place(self, query: PlacementQuery, now: float) -> PlacementResult | None:
+        """The same for a request that waits, of which no figures are needed if it goes on to wait;
+        None: only pending prompts, which a first token ends, keep it waiting."""
+        if await_prefills(self.fleet, query, self.policy, now):
+            self._rotation += 1
+            return None
+        return self.try_place(query, now)
 
     def preview_place(self, query: PlacementQuery, now: float) -> PlacementResult:
         """Returns the result of `try_place` without changing state that a later decision reads."""

@@ -9,7 +9,7 @@ from scheduler.model.awaited_server import AWAITS_SERVER, awaited_server_s
 from scheduler.model.lost_prefix import waits_for_home
 from scheduler.model.model_state import ModelState
 from scheduler.model.refusals import why_none_is_open
-from scheduler.model.told import told
+from scheduler.model.typical_times import typical_times
 from scheduler.tracked_request import TrackedRequest
 
 
@@ -35,8 +35,8 @@ def quote_request(model_state: ModelState, request: Request, now: float) -> Deci
     if awaits_server:
         reason = AWAITS_SERVER
     if index is not None:
-        figures = told(model_state.fleet, query, quote, index, now)
-        quote.tell(index, figures.ttft_s, figures.tpot_s)
+        figures = typical_times(model_state.fleet, query, quote, index, now)
+        quote.set_times(index, figures.ttft_s, figures.tpot_s)
         chosen, tier = model_state.fleet.states[index].facts.name, Tier.LOCAL
         reason = transitions.start_reason(quote, index)
     elif remote is not None and (late or not has_room):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from scheduler.contract import PlacementKind, Request, SloClass
 from scheduler.model.model_state import ModelState
-from scheduler.placement_state import PlacementState, Resident
+from scheduler.placement_state import PlacementState
+from scheduler.resident import Resident
 from scheduler.tracked_request import TrackedRequest
 
 

@@ -23,11 +23,12 @@ from scheduler.model.comparison import must_compare
 from scheduler.model.lost_prefix import lost_prefix_nano_usd
 from scheduler.model.model_state import URGENT, ModelState
 from scheduler.model.refusals import FOR_LACK_OF_ROOM
-from scheduler.model.told import told
+from scheduler.model.typical_times import typical_times
 from scheduler.overflow.overflow import RemoteQuote
 from scheduler.placement import learning
 from scheduler.placement.quotes import PlacementQuery, Quote
-from scheduler.placement_state import PlacementState, Resident
+from scheduler.placement_state import PlacementState
+from scheduler.resident import Resident
 from scheduler.tracked_request import TrackedRequest
 
 _FAULTS_OF_PLACEMENTS = (Fault.PLACEMENT, Fault.ABSENT, Fault.BUSY, Fault.ACCOUNT)
@@ -45,7 +46,7 @@ def start_self_hosted(
     """Starts the request on the self-hosted placement with this index."""
     request, state = tracked.request, model_state.fleet.states[index]
     prefill_s = quote.prefill_s.item(index)
-    figures = told(model_state.fleet, query, quote, index, now)
+    figures = typical_times(model_state.fleet, query, quote, index, now)
     resident = Resident(
         request=request,
         started_s=now,
@@ -55,12 +56,12 @@ def start_self_hosted(
         prefill_s=prefill_s,
         hit_tokens=int(query.hit_tokens.item(index)),
         predicted_ttft_s=quote.ttft_s.item(index),
-        told=(figures.alone_ttft_s, figures.behind),
+        typical_ttft=figures.first,
         service_nano_usd=model_state.service_nano_usd(index, prefill_s, query.output_tokens),
         nano_usd_per_s=model_state.fleet.nano_usd_per_s.item(index),
         is_retry=tracked.failed,
     )
-    quote.tell(index, figures.ttft_s, figures.tpot_s)
+    quote.set_times(index, figures.ttft_s, figures.tpot_s)
     model_state.fleet.add(index, resident, now)
     if request.slo.slo_class is SloClass.BATCH:
         model_state.batch[request.request_id] = index

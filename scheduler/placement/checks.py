@@ -35,6 +35,7 @@ class RoomArrays(Protocol):
     kv_plans: KvPlans
     kv_room_tokens: Floats
     kv_variance: Floats
+    prefill_end_s: Floats
     serving: npt.NDArray[np.bool_]
     slot_room: Floats
     warm: npt.NDArray[np.bool_]
@@ -50,6 +51,18 @@ def checks_for(objective: ObjectiveRule, *, late_binding: bool) -> tuple[Check, 
         return ()
     hold = (_hold_idle_groups,) if objective.holds_idle else ()
     return (*hold, _check_prefills, _check_tpot, _check_ttft, _check_kv, _check_slots)
+
+
+def await_prefills(fleet: RoomArrays, query: PlacementQuery, policy: Policy, now: float) -> bool:
+    """Whether pending prompts block each placement that the query does not exclude: no quote would
+    find one free. False where a KV cache may be full, too, because what its plan says changes with
+    time."""
+    if query.late or not policy.late_binding:
+        return False
+    waits = fleet.prefill_end_s - now > policy.most_pending_chunks * fleet.chunk_s
+    if query.excluded is not None:
+        waits |= query.excluded != Block.FREE
+    return bool(waits.all()) and _has_ample_kv(fleet, query)
 
 
 def _hold_idle_groups(
@@ -136,14 +149,19 @@ def _check_kv(
 ) -> Blocks:
     """The KV cache would be full: if all that runs reached its expected length together, which is
     quick to say, and at its planned peak, too. Spreads add as variances."""
-    variance = query.spread_tokens**2
-    most_tokens = query.reserve_tokens + math.sqrt(max(0.0, largest(fleet.kv_variance)) + variance)
-    if least(fleet.kv_room_tokens) >= most_tokens:
+    if _has_ample_kv(fleet, query):
         return blocked
-    needed_tokens = query.reserve_tokens + np.sqrt(fleet.kv_variance + variance)
+    needed_tokens = query.reserve_tokens + np.sqrt(fleet.kv_variance + query.spread_tokens**2)
     full = fleet.kv_room_tokens < needed_tokens
     full[fleet.kv_plans.fit(full.nonzero()[0], query, query.request.arrival_s + waited_s)] = False
     return _mark(blocked, full, _KV)
+
+
+def _has_ample_kv(fleet: RoomArrays, query: PlacementQuery) -> bool:
+    """Whether every placement has room for the request, by the least room and the largest spread of
+    any of them."""
+    variance = max(0.0, largest(fleet.kv_variance)) + query.spread_tokens**2
+    return least(fleet.kv_room_tokens) >= query.reserve_tokens + math.sqrt(variance)
 
 
 def _check_slots(

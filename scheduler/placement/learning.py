@@ -17,7 +17,8 @@ from scheduler.step_time.step_windows import joined
 
 if TYPE_CHECKING:
     from scheduler.placement.self_hosted import SelfHostedFleet
-    from scheduler.placement_state import PlacementState, Resident
+    from scheduler.placement_state import PlacementState
+from scheduler.resident import Resident
 
 SAME_TIME_S = 0.5
 """Reports of a group's ranks within this time are joined to one."""
@@ -76,9 +77,8 @@ def first_token(fleet: SelfHostedFleet, index: int, resident: Resident, now: flo
     group.step_ended_s = now
     if resident.predicted_ttft_s is not None:
         fleet.errors.observe(resident.predicted_ttft_s, now - resident.started_s)
-    if resident.told is not None:
-        alone_s, behind = resident.told
-        fleet.errors.typical(behind=behind).observe(alone_s, now - resident.started_s)
+    if resident.typical_ttft is not None:
+        fleet.errors.observe_typical(resident.typical_ttft, now - resident.started_s)
     periods = group.prefills(state.facts.name)
     if not _is_told(fleet, index, now) or request.inputs > 1:
         periods.spoil()

@@ -1,4 +1,5 @@
-"""How far predicted times to the first token were off, and the margin that follows.
+"""How far predicted times to the first token were off, the margin that follows, and what prompts
+that are sent later typically add.
 
 A limit that is compared with a noisy prediction is missed by every second request that just fits.
 So the limit is lowered by the error that nine of ten predictions keep, and by a share of itself at
@@ -8,7 +9,7 @@ down by a ninth of that where not.
 
 from __future__ import annotations
 
-import math
+from scheduler.resident import FirstToken, Joins
 
 QUANTILE = 0.9
 STEP = 0.1
@@ -16,48 +17,45 @@ STEP = 0.1
 MEAN_WEIGHT = 0.05
 MOST_SHARE = 0.25
 """Most of a limit that errors take off."""
-RATIO_STEP = 0.01
-"""Step of the logarithm of `TypicalRatio`, up or down."""
-MOST_RATIO = 2.0
-_MOST_LOG = math.log(MOST_RATIO)
+UNITS_STEP = 0.01
+"""Step of `LaterPrompts.units`, up or down."""
+LEAST_UNITS, MOST_UNITS = -0.5, 2.0
 
 
-class TypicalRatio:
-    """The median of outcomes over predictions, followed by small steps."""
+class LaterPrompts:
+    """The median of what outcomes add to predictions, in units, followed by small steps."""
 
-    __slots__ = ("_log",)
+    __slots__ = ("units",)
 
     def __init__(self) -> None:
-        self._log = 0.0
+        self.units = 0.0
+        """Within LEAST_UNITS and MOST_UNITS."""
 
-    def observe(self, predicted_s: float, seen_s: float) -> None:
-        """Records an outcome."""
-        up = seen_s > predicted_s * self.ratio
-        log = self._log + (RATIO_STEP if up else -RATIO_STEP)
-        self._log = max(-_MOST_LOG, min(_MOST_LOG, log))
-
-    @property
-    def ratio(self) -> float:
-        """Within 1 / MOST_RATIO and MOST_RATIO; 1 at first."""
-        return math.exp(self._log)
+    def observe(self, added_s: float, unit_s: float) -> None:
+        """Records what an outcome added."""
+        if unit_s > 0.0:
+            units = self.units + (UNITS_STEP if added_s > self.units * unit_s else -UNITS_STEP)
+            self.units = max(LEAST_UNITS, min(MOST_UNITS, units))
 
 
 class PredictionErrors:
     """Errors of one model's predictions, on all its self-hosted placements."""
 
-    __slots__ = ("_alone", "_behind", "_mean_s", "late_s")
+    __slots__ = ("_later", "_mean_s", "late_s")
 
     def __init__(self) -> None:
         self._mean_s = 0.0
         self.late_s = 0.0
         """Seconds by which one prediction in ten was exceeded; 0: none was seen."""
-        self._alone = TypicalRatio()
-        self._behind = TypicalRatio()
+        self._later = tuple(LaterPrompts() for _ in Joins)
 
-    def typical(self, *, behind: bool) -> TypicalRatio:
-        """The ratio of first tokens to what they would be without prompts that come later, of
-        prompts `behind` others or of those behind none."""
-        return self._behind if behind else self._alone
+    def typical_s(self, first: FirstToken) -> float:
+        """Time to the first token with what prompts that are sent later typically add."""
+        return first.alone_s + self._later[first.joins].units * first.unit_s
+
+    def observe_typical(self, first: FirstToken, seen_s: float) -> None:
+        """Records when a first token came."""
+        self._later[first.joins].observe(seen_s - first.alone_s, first.unit_s)
 
     def observe(self, predicted_s: float, seen_s: float) -> None:
         """Records a first token."""

@@ -158,7 +158,7 @@ class Quote:
             self.slowest_ttft_s,
         )
 
-    def tell(self, index: int, ttft_s: float, tpot_s: float) -> None:
+    def set_times(self, index: int, ttft_s: float, tpot_s: float) -> None:
         """Replaces the times of one placement by those that the client is told."""
         self.figures[_TTFT, index] = ttft_s
         self.figures[_TPOT, index] = tpot_s

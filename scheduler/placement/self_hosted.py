@@ -25,8 +25,9 @@ from scheduler.placement.objectives import OBJECTIVE_RULES
 from scheduler.placement.pooled_fit import PooledFit
 from scheduler.placement.prefill_phases import prefill_phases
 from scheduler.placement.quotes import QuoteBuffers
-from scheduler.placement_state import REPORT_STALE_S, PlacementState, Resident
+from scheduler.placement_state import REPORT_STALE_S, PlacementState
 from scheduler.policy import Policy
+from scheduler.resident import Resident
 from scheduler.step_time.step_fit import StepFit
 from scheduler.step_time.step_model import StepModel
 from scheduler.step_time.step_models import StepModels

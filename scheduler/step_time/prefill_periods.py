@@ -79,7 +79,7 @@ class _Prompts:
         self.tokens += uncached
         self.pairs += uncached * (2.0 * prompt_tokens - uncached)
 
-    def told(self, request_id: str, cached_tokens: int | None) -> bool:
+    def record_end(self, request_id: str, cached_tokens: int | None) -> bool:
         """Records the end of a prompt's answer; returns whether it was one that is not sure."""
         if (expected := self.unsure.pop(request_id, None)) is None:
             return False
@@ -167,10 +167,10 @@ class PrefillPeriods:
     def ended(self, request_id: str, cached_tokens: int | None) -> PrefillPeriod | None:
         """Records the end of an answer; returns its period if nothing else of it is awaited.
         `cached_tokens`: that the engine found of its prompt; None: it did not tell."""
-        if self._now.told(request_id, cached_tokens):
+        if self._now.record_end(request_id, cached_tokens):
             return None
         for at, prompts in enumerate(self._awaited):
-            if prompts.told(request_id, cached_tokens):
+            if prompts.record_end(request_id, cached_tokens):
                 if prompts.unsure:
                     return None
                 del self._awaited[at]

@@ -3,8 +3,9 @@
 An extent is a run of blocks that is cached as a whole under a key that names its content and
 everything before it: one block for an engine that knows its tokens, the hash block of a trace for
 one that knows lengths only. Blocks without a key are counted, not named. A block is free when no
-sequence refers to it. What is free keeps its content until it is taken for something new, the
-least recently used first: so cached blocks count as free, as in vLLM (vllm/v1/core/block_pool.py).
+sequence refers to it. What is free keeps its content until it is taken for something new: blocks
+that are not full go first, then the least recently used. So cached blocks count as free, as in vLLM
+(vllm/v1/core/block_pool.py).
 Invariant: free + used = total.
 """
 
@@ -54,7 +55,8 @@ class BlockPool:
         self.free_blocks = total_blocks
         """Blocks that no sequence holds, cached ones included."""
         self._spare = total_blocks
-        """Free blocks that go before all others: never used, or left over from an extent."""
+        """Free blocks that go before all others: never used, not full, or left over from an
+        extent."""
         self._order: OrderedDict[Key, int] = OrderedDict()
         """The other free ones, the next to be taken first, with their number of blocks."""
         self._references: dict[Key, int] = {}
@@ -110,14 +112,17 @@ class BlockPool:
         self._references[key] = 1
         return True
 
-    def release(self, keys: Sequence[Key], nameless_blocks: int) -> None:
+    def release(self, keys: Sequence[Key], nameless_blocks: int, unfilled_blocks: int = 0) -> None:
         """Gives back a reference to each extent, and the rest; the end of a prompt is reused first.
 
         Of a block that is not full, or equals one that another sequence named, nothing is kept.
+        `unfilled_blocks`: of the nameless ones, those that are not full; they are reused before
+        all others.
         """
-        if nameless_blocks:
-            self._order[_Nameless()] = nameless_blocks
-            self.free_blocks += nameless_blocks
+        self.free_blocks += nameless_blocks
+        self._spare += unfilled_blocks
+        if nameless_blocks > unfilled_blocks:
+            self._order[_Nameless()] = nameless_blocks - unfilled_blocks
         references, order = self._references, self._order
         for key in reversed(keys):
             references[key] -= 1

@@ -245,10 +245,21 @@ class Rank:
                 sequence.named.append(keys[index])
         sequence.named_upto = full
 
+    def _name_own(self, sequence: Sequence) -> None:
+        """Names the full extents whose content no request tells, so that a sequence that is
+        preempted finds its own again."""
+        full = sequence.computed_tokens // self._extent_tokens
+        own = [(sequence, index) for index in range(len(sequence.known), full)]
+        sequence.known = (*sequence.known, *own)
+        sequence.named += (key for key in own if self.pool.remember(key))
+
     def _preempt_youngest(self, now: float) -> None:
         sequence, _ = self.running.popitem()
         if self._partial is sequence:
             self._partial = None
+        if sequence.decodes:
+            self._leave(sequence)
+        self._name_own(sequence)
         self._release(sequence)
         sequence.computed_tokens = 0
         sequence.preempted_s = now
@@ -262,7 +273,9 @@ class Rank:
         if sequence.decodes:
             self._leave(sequence)
         named_blocks = len(sequence.named) * self.size.extent_blocks
-        self.pool.release(sequence.named, sequence.blocks - named_blocks)
+        # The nameless part of a larger extent is mostly full blocks, which vLLM caches.
+        unfilled = sequence.blocks - sequence.named_upto if self.size.extent_blocks == 1 else 0
+        self.pool.release(sequence.named, sequence.blocks - named_blocks, unfilled)
         sequence.named = []
         sequence.named_upto = 0
         sequence.blocks = 0

@@ -221,5 +221,7 @@ class Sequence:
     def keys(self, extents: int, extent_tokens: int) -> Ids[Key]:
         """Keys of the first `extents` full extents, or fewer."""
         if len(self.known) < extents:
-            self.known = self.request.keys(self.known, self.choice, extents, extent_tokens)
+            found = self.request.keys(self.known, self.choice, extents, extent_tokens)
+            if len(found) > len(self.known):
+                self.known = found
         return self.known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.adapters.told import AdaptersTold
+from scheduler.adapters.adapter_report import AdapterReport
 from scheduler.contract import (
     Action,
     AttemptOutcome,
@@ -35,7 +35,7 @@ from tests.scheduler.requests_made import request
 def tell(
     core: Scheduler, name: str, *loaded: str, most_active: int | None = None, at_s: float = 0.0
 ) -> tuple[Action, ...]:
-    event = AdaptersTold(placement=name, loaded=frozenset(loaded), most_active=most_active)
+    event = AdapterReport(placement=name, loaded=frozenset(loaded), most_active=most_active)
     return core.handle(event, at_s)
 
 

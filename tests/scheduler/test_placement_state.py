@@ -16,9 +16,9 @@ from scheduler.placement_state import (
     SEEN_WEIGHT,
     Placement,
     PlacementState,
-    Resident,
 )
 from scheduler.provenance import Provenance
+from scheduler.resident import Resident
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests.scheduler.requests_made import request
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks.lab.fleets import FLEETS
 from benchmarks.referee.cells import TROUBLES, RefereeRun, figures_of, play
@@ -78,20 +81,143 @@ def test_the_end_of_a_prompt_is_dropped_before_its_beginning_as_vllm_does() -> N
     assert found == [0, 0, 500]
 
 
-def test_what_does_not_fit_waits_or_is_computed_again() -> None:
-    one = engine(Size(kv_tokens=1000, block_tokens=100, sequences=8, step_tokens=1000))
-    residents = [Resident(name, 400, 300) for name in "abc"]
-    for resident in residents:
-        one.add(resident)
-    for _ in range(2000):
-        if not one.has_work:
-            break
-        one.begin()
-        one.finish(0.0)
-        assert one.used_tokens <= 1000
+def tight(kv_tokens: int, step_tokens: int = 12) -> RefereeEngine:
+    return engine(Size(kv_tokens=kv_tokens, block_tokens=4, sequences=4, step_tokens=step_tokens))
+
+
+def stepped(one: RefereeEngine, at_s: float) -> tuple[dict[str, int], list[str]]:
+    """Tokens of the step that ends at `at_s`, by request, and who waits meanwhile."""
+    computed = {resident.name: resident.computed for resident in one.running}
+    waited = list(one.waiting)
+    one.begin()
+    waits = [resident.name for resident in one.waiting]
+    ran = [*one.running]
+    found = {r.name: r.computed for r in waited if r.name not in waits}
+    one.finish(at_s)
+    before = computed | found
+    return {r.name: r.computed - before[r.name] for r in ran}, waits
+
+
+def test_the_last_admitted_gives_its_room_to_the_others_and_goes_on_when_they_have_ended() -> None:
+    one = tight(13)
+    for name in "ab":
+        one.add(Resident(name, 4, 6))
+    rows = [stepped(one, 1.0), stepped(one, 2.0), stepped(one, 3.0)]
+    one.add(Resident("c", 1, 1))
+    rows += [stepped(one, float(at)) for at in range(4, 10)]
+    assert rows == [
+        ({"a": 4, "b": 4}, []),
+        ({"a": 1, "b": 1}, []),
+        ({"a": 1, "b": 1}, []),
+        # 12 of 13 are held: two more do not fit. In such a step nothing is admitted.
+        ({"a": 1}, ["b", "c"]),
+        # The 7 tokens of b do not fit beside the 8 of a, and c does not pass it.
+        ({"a": 1}, ["b", "c"]),
+        ({"a": 1}, ["b", "c"]),
+        # a has ended; the first block of b is still there.
+        ({"b": 3, "c": 1}, []),
+        ({"b": 1}, []),
+        ({"b": 1}, []),
+    ]
     assert not one.has_work
-    assert one.preemptions > 0
-    assert [resident.generated for resident in residents] == [300] * 3
+    assert one.preemptions == 1
+    assert one.used_tokens == 0
+
+
+def test_what_is_taken_for_the_others_is_computed_again() -> None:
+    one = tight(12)
+    for name in "ab":
+        one.add(Resident(name, 4, 6))
+    rows = [stepped(one, float(at)) for at in range(1, 8)]
+    # The sixth token of a took the block of b.
+    assert rows[3:] == [({"a": 1}, ["b"])] * 3 + [({"b": 7}, [])]
+
+
+def test_a_prompt_in_part_leaves_when_the_rest_does_not_fit() -> None:
+    one = tight(20, step_tokens=8)
+    one.add(Resident("a", 7, 10))
+    rows = [stepped(one, 1.0)]
+    b = Resident("b", 12, 1)
+    one.add(b)
+    rows += [stepped(one, float(at)) for at in range(2, 12)]
+    assert rows[:3] == [({"a": 7}, []), ({"a": 1, "b": 7}, []), ({"a": 1}, ["b"])]
+    assert rows[3:] == [({"a": 1}, ["b"])] * 7 + [({"b": 8}, [])], "4 were there still"
+    assert b.cached_tokens == 0, "it had found nothing when it was first admitted"
+
+
+def test_the_longest_gap_of_a_stream_has_the_time_in_which_it_was_preempted() -> None:
+    one = tight(13)
+    a, b = Resident("a", 4, 6), Resident("b", 4, 6)
+    one.add(a)
+    one.add(b)
+    for at in (1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 20.0, 21.0, 22.0):
+        one.begin()
+        one.finish(at)
+    assert not one.has_work
+    assert b.longest_gap_s == 20.0 - 3.0
+    assert a.longest_gap_s == 0.0, "no step computed a prompt beside it"
+    assert one.decoded_gaps == 10
+
+
+def test_who_waits_holds_no_block_that_those_need_who_run() -> None:
+    one = tight(24, step_tokens=30)
+    one.add(Resident("first", 8, 1, content=("x", "y")))
+    one.add(Resident("runs", 13, 11))
+    assert stepped(one, 1.0) == ({"first": 8, "runs": 13}, [])
+    one.add(Resident("waits", 12, 1, content=("x", "y", "z")))
+    rows = []
+    for at in range(2, 13):
+        rows.append(stepped(one, float(at)))
+        assert one.used_tokens == (12 + at if at < 11 else 0)
+    assert rows == [({"runs": 1}, ["waits"])] * 10 + [({"waits": 12}, [])]
+    assert one.preemptions == 0
+
+
+def test_a_request_that_would_never_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="14 tokens"):
+        tight(13).add(Resident("long", 10, 4))
+    with pytest.raises(ValueError, match="step_tokens"):
+        Size(kv_tokens=100, block_tokens=4, sequences=16, step_tokens=8)
+
+
+requests = st.tuples(
+    st.integers(1, 30),  # prompt tokens
+    st.integers(1, 30),  # output tokens
+    st.integers(0, 2),  # which of three prefixes
+    st.integers(0, 5),  # steps before it arrives
+)
+
+
+@settings(deadline=None)
+@given(st.lists(requests, min_size=1, max_size=12), st.integers(60, 130), st.integers(4, 40))
+def test_the_oldest_always_goes_on_and_all_end(
+    load: list[tuple[int, int, int, int]], kv_tokens: int, step_tokens: int
+) -> None:
+    one = tight(kv_tokens, step_tokens)
+    due: deque[tuple[int, Resident]] = deque()
+    at = 0
+    for number, (prompt, output, prefix, gap) in enumerate(load):
+        at += gap
+        content = [(prefix, block) for block in range(prompt // 4)]
+        due.append((at, Resident(f"r{number}", prompt, output, content)))
+    total = sum(prompt + output for prompt, output, _, _ in load)
+    step = 0
+    while due or one.has_work:
+        while due and due[0][0] <= step:
+            one.add(due.popleft()[1])
+        before, preemptions = list(one.running), one.preemptions
+        done = before[0].computed if before else 0
+        one.begin()
+        assert one.used_tokens <= kv_tokens
+        kept = before[: len(one.running)]
+        if one.preemptions > preemptions:
+            assert one.running == kept, "the last ones left, and nothing was admitted"
+        elif before:
+            assert one.running[: len(before)] == before
+        one.finish(float(step))
+        assert not before or before[0].computed > done, "the oldest goes on"
+        step += 1
+        assert step < 100 + 2 * total * len(load)
     assert one.used_tokens == 0
 
 

@@ -19,6 +19,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from msgspec import structs
 
 from gateway.config.gateway import GatewayConfig, TimeoutsConfig
 from gateway.doors.grpc.listening.health import INFERENCE
@@ -45,11 +46,9 @@ from tests.vllm.launch import (
 
 LIMIT_S = 90.0
 """Bound on every wait once the servers are up: a call that hangs fails by it."""
-CONNECT_S = 20.0
-"""Four servers start and die on the machine: it may stand still for seconds."""
 ENDLESS_TOKENS = 7000
 """More than a test lets a stream run: half a minute on an idle machine."""
-IDLE_S = 4.0
+IDLE_S = 8.0
 
 GROUP_KILLED, ENGINE_KILLED, SILENCED = range(3)
 """Which of the servers gets which fault."""
@@ -81,7 +80,7 @@ def in_front_of(
     idle_s: float = TimeoutsConfig().idle_s,
 ) -> GatewayConfig:
     """A gateway's settings, with the servers as replicas a, b, c in order."""
-    timeouts = TimeoutsConfig(connect_s=CONNECT_S, first_token_s=first_token_s, idle_s=idle_s)
+    timeouts = structs.replace(serving.CONNECTS, first_token_s=first_token_s, idle_s=idle_s)
     pool = serving.pool(urls, upstream_model=MODEL_NAME, max_num_seqs=32, timeouts=timeouts)
     return serving.config(pools=[pool], interactive=serving.PATIENT)
 

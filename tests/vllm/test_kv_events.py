@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from gateway.config.kv_events import KvEventsConfig
+from gateway.config.engines import KvEventsConfig
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from tests import serving
 from tests.serving import METADATA, MODEL, Serving, read_stream

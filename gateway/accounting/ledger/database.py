@@ -19,6 +19,11 @@ class LedgerUnavailable(Exception):
     """The database did not answer or refused (full disk, lost connection); a retry may succeed."""
 
 
+class ValueRefused(LedgerUnavailable):
+    """The database answers, and refuses a value of the transaction (a text with NUL): a retry of
+    the same one never succeeds, and all other transactions do."""
+
+
 class LedgerFenced(LedgerUnavailable):
     """Another process leads the cluster: this one may write nothing more."""
 

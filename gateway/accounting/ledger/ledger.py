@@ -20,7 +20,13 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from gateway.accounting.ledger.append import Append
-from gateway.accounting.ledger.database import Database, LedgerFenced, LedgerUnavailable, Tx
+from gateway.accounting.ledger.database import (
+    Database,
+    LedgerFenced,
+    LedgerUnavailable,
+    Tx,
+    ValueRefused,
+)
 from gateway.accounting.ledger.rows import PendingRow
 from gateway.accounting.ledger.spool import Spool
 
@@ -239,6 +245,8 @@ class Ledger:
             return  # its caller no longer waits
         try:
             result = await self._database.write(job.transaction)
+        except ValueRefused as error:
+            _answer(job, error)  # the database writes everything else
         except LedgerUnavailable as error:
             _answer(job, error)
             raise

@@ -29,6 +29,7 @@ from gateway.accounting.ledger.database import (
     LedgerUnusable,
     Row,
     Tx,
+    ValueRefused,
 )
 from gateway.accounting.ledger.migrations import migrate
 
@@ -174,7 +175,7 @@ class PostgresDatabase:
                     f"{sql} SELECT EXISTS (SELECT FROM fence), {answer}", *values
                 )
         except self._failures as error:
-            raise _unavailable(error) from error
+            raise _failure(error) from error
         if self._fence is not None and not holds:
             raise self._fence.refusal()
         return value
@@ -199,7 +200,7 @@ class PostgresDatabase:
             ):
                 return await transaction(PostgresTx(connection))
         except self._failures as error:
-            raise _unavailable(error) from error
+            raise _failure(error) from error
 
     @property
     def claim_lost(self) -> bool:
@@ -239,13 +240,18 @@ def database_failures() -> tuple[type[Exception], ...]:
     return OSError, TimeoutError, asyncpg.PostgresError, *client
 
 
-def _unavailable(error: Exception) -> BaseException:
+def _failure(error: Exception) -> BaseException:
     """Returns what a failure is to the caller. The end of a cancelled transaction can fail, too,
     where the connection is lost: it stays a cancellation."""
+    import asyncpg
+
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         return asyncio.CancelledError()
-    return LedgerUnavailable(f"{type(error).__name__}: {error}")
+    # Found by the server (class 22), or by asyncpg before the value is sent.
+    of_value = isinstance(error, (asyncpg.DataError, ValueError))
+    kind = ValueRefused if of_value else LedgerUnavailable
+    return kind(f"{type(error).__name__}: {error}")
 
 
 async def connect(dsn: str, gateway: str, fence: Fence | None = None) -> PostgresDatabase:

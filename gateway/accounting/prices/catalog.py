@@ -13,7 +13,7 @@ from itertools import chain, pairwise
 from typing import TypeVar
 
 from gateway.accounting.prices.row_time import in_window, next_edge, span
-from gateway.config.ledger import nano_usd
+from gateway.config.money import nano_usd
 from gateway.config.price_rows import (
     CatalogFile,
     ContextTier,

@@ -19,7 +19,7 @@ import yaml
 
 from gateway.accounting.prices.catalog import Prices, remote_key
 from gateway.accounting.prices.row_time import unix_s
-from gateway.config.ledger import usd_text
+from gateway.config.money import usd_text
 from gateway.config.price_rows import CatalogFile, ContextTier, RemoteRow, TokenPrices, Window
 from scheduler.pricing import RateTier
 

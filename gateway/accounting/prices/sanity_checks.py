@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from itertools import pairwise
 
+from gateway.accounting.prices.catalog import remote_key
 from gateway.accounting.prices.row_time import DAY_MINUTES, minutes, span, unix_s
 from gateway.config.price_rows import (
     CatalogFile,
@@ -31,6 +32,8 @@ MOST_USD_PER_GPU_HOUR = Decimal(40)
 """A price outside is probably that of a whole node, a day or a month."""
 MOST_LEAP = 10
 """A price that changes by more than this factor probably has a misplaced decimal point."""
+BATCH_NAME = "batch"
+"""Behind the id of a row, the name of its prices for batch work in accounts."""
 _FIELDS = ("input", "output", "cached_input", "cache_write", "long_cache_write")
 _CONFIRM = "check it with the source; if it is meant, add confirmed: true to the row"
 
@@ -123,7 +126,14 @@ def _prices(path: str, prices: TokenPrices, row: TokenRow) -> Iterator[Problem]:
 
 def _windows(path: str, windows: tuple[Window, ...]) -> Iterator[Problem]:
     taken: dict[tuple[str, int], int] = {}
+    named: dict[str, int] = {}
     for i, window in enumerate(windows):
+        if window.name == BATCH_NAME:
+            message = "accounts name the prices for batch work like that"
+            yield problem(f"{path}[{i}].name", window.name, message, "choose another name")
+        elif windows[first := named.setdefault(window.name, i)].usd_per_mtok != window.usd_per_mtok:
+            message = f"windows[{first}] has it and other prices: accounts could not tell the two"
+            yield problem(f"{path}[{i}].name", window.name, message, "choose another name")
         start, end = minutes(window.start), minutes(window.end)
         if end <= start:
             message = f"not after start, {window.start}"
@@ -146,7 +156,8 @@ def _key(path: str, row: Validity) -> tuple[str, ...]:
         case GpuHourRow():
             return ("gpu", row.gpu, row.pool or "")
         case RemoteRow():
-            return ("remote", row.provider, row.model)
+            # a/b of c and a of b/c are one name, and so one subject.
+            return ("remote", remote_key(row))
         case ShowbackRow():
             return ("showback", row.pool, row.adapter or "")
     raise TypeError(f"{path}: no key for {type(row).__name__}")

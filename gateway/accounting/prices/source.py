@@ -10,7 +10,7 @@ from pathlib import Path
 from gateway.accounting.prices.catalog import Prices
 from gateway.accounting.prices.file import load_catalog, starter_catalog
 from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig
-from gateway.config.ledger import nano_usd
+from gateway.config.money import nano_usd
 from gateway.config.prices import PricesConfig
 from gateway.config.problems import Problem, nearest, problem
 from scheduler.contract import PlacementKind

@@ -143,11 +143,3 @@ class RunningJob:
         due_s = now_s + wait_s(tries.runs, retry.after_s)
         heapq.heappush(self.delayed, (due_s, item.number, item))
         return True
-
-    def drop_untried(self) -> list[Item]:
-        """Takes out all that is taken and does not run."""
-        left = [item for items in self.taken.values() for item in items]
-        left += [item for _, _, item in self.delayed]
-        self.taken.clear()
-        self.delayed.clear()
-        return left

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.accounting.ledger.database import Tx
+from gateway.accounting.ledger.database import Row, Tx
 from gateway.batch.files import CHUNK_BYTES, FileInfo, FileKind, chunk_numbers
 from gateway.batch.port import BatchReason, BatchRefused, FilePage, PageQuery
 from gateway.config.batch import BatchConfig
@@ -71,9 +71,11 @@ async def check_room(tx: Tx, tenant: str, bounds: BatchConfig) -> None:
 async def find_file(tx: Tx, tenant: str, file_id: str, param: str = "file_id") -> FileInfo:
     """Returns a file of the tenant. `param`: field that names it, for errors. Raises BatchRefused
     (NOT_FOUND)."""
-    found = await tx.rows(
-        f"SELECT {_COLUMNS} FROM batch_file WHERE file_id = $1 AND tenant = $2", file_id, tenant
-    )
+    found: Sequence[Row] = ()
+    if "\0" not in file_id:  # which PostgreSQL rejects
+        found = await tx.rows(
+            f"SELECT {_COLUMNS} FROM batch_file WHERE file_id = $1 AND tenant = $2", file_id, tenant
+        )
     if not found:
         text = f"there is no file {file_id[:80]!r}: see the list of files"
         raise BatchRefused(BatchReason.NOT_FOUND, text, param)

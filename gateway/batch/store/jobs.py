@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.accounting.ledger.database import Tx
+from gateway.accounting.ledger.database import Row, Tx
 from gateway.batch.files import FILE_PREFIX, FileInfo, FileKind
 from gateway.batch.jobs import (
     ENDED,
@@ -117,7 +117,9 @@ async def insert_job(tx: Tx, job: Job, bounds: BatchConfig) -> None:
 
 async def find_job(tx: Tx, tenant: str | None, job_id: str) -> Job:
     """Returns a job of the tenant; None: of any. Raises BatchRefused (NOT_FOUND)."""
-    found = await tx.rows(f"SELECT {_COLUMNS} FROM batch_job WHERE job_id = $1", job_id)
+    found: Sequence[Row] = ()
+    if "\0" not in job_id:  # which PostgreSQL rejects
+        found = await tx.rows(f"SELECT {_COLUMNS} FROM batch_job WHERE job_id = $1", job_id)
     found = [row for row in found if tenant in (None, row[1])]
     if not found:
         text = f"there is no batch {job_id[:80]!r}: see the list of batches"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from gateway.config.gateway import (
     GatewayConfig,
@@ -207,7 +207,8 @@ def _addresses(config: GatewayConfig) -> Iterator[Problem]:
     for path, url in [*replicas, *remotes]:
         try:
             parts = urlsplit(url)
-            address = (parts.scheme, parts.hostname or "", parts.port, parts.path.rstrip("/"))
+            host = _host(parts)
+            address = (parts.scheme, host, parts.port, parts.path.rstrip("/"))
         except ValueError as error:  # a port out of range, an IPv6 address without its end
             message = f"not an address: {error}"
             yield problem(path, url, message, "write http://host:port")
@@ -222,6 +223,20 @@ def _addresses(config: GatewayConfig) -> Iterator[Problem]:
             yield problem(path, url, message, "give every replica its own address")
         else:
             first[address] = path
+
+
+def _host(parts: SplitResult) -> str:
+    """The host of an address. Raises ValueError if nothing can be connected to there."""
+    host = parts.hostname or ""
+    if not host or "\\" in host:
+        raise ValueError("it names no host")
+    if parts.port == 0:
+        raise ValueError("nothing listens on port 0")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError("its host has an empty or too long part") from None
+    return host
 
 
 def _contexts(pools: tuple[PoolConfig, ...]) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gateway.config.gateway import GatewayConfig
-from gateway.config.ledger import nano_usd
+from gateway.config.money import nano_usd
 from gateway.config.problems import ConfigError, Problem, nearest, problem
 from gateway.config.resolve.secrets import resolve
 

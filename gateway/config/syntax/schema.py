@@ -14,11 +14,10 @@ from typing import Any
 
 import msgspec
 
-from gateway.config import adapters as config_adapters
 from gateway.config import batch as config_batch
 from gateway.config import discovery as config_discovery
+from gateway.config import engines as config_engines
 from gateway.config import gateway as config
-from gateway.config import kv_events as config_kv_events
 from gateway.config import ledger as config_ledger
 from gateway.config import limits as config_limits
 from gateway.config import price_rows
@@ -54,9 +53,8 @@ def field_docs() -> dict[str, dict[str, str]]:
         **_docs(price_rows),
         **_docs(budget_window),
         **_docs(config),
-        **_docs(config_adapters),
+        **_docs(config_engines),
         **_docs(config_discovery),
-        **_docs(config_kv_events),
         **_docs(config_batch),
         **_docs(config_ledger),
         **_docs(config_prices),

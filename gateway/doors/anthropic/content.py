@@ -167,7 +167,7 @@ def _assistant(blocks: list[wire.Block]) -> Message:
                     index=len(calls),
                     id=block.id,
                     name=block.name,
-                    arguments_json=bytes(block.input).decode(),
+                    arguments_json=_arguments(block.input),
                     signatures=tuple(inner),
                 )
                 calls.append(call)
@@ -210,6 +210,12 @@ def _tool_result(block: wire.ToolResultBlock, path: str, fault: Fault) -> Steps[
         if not first.lower().startswith("error"):
             parts.insert(0, _ERROR)
     return Message(role=Role.TOOL, parts=tuple(parts) or ("",), tool_call_id=block.tool_use_id)
+
+
+def _arguments(given: msgspec.Raw) -> str:
+    """The input of a call as JSON text; null is none."""
+    text = bytes(given).decode()
+    return "{}" if text == "null" else text
 
 
 def _parts(block: wire.Block, path: str, fault: Fault) -> Steps[list[Part]]:

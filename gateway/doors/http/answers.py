@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
-from gateway.config.ledger import usd_text
+from gateway.config.money import usd_text
 from gateway.delivery.unread import UnreadOutput, write_within
 from gateway.domain.choice_assembler import ChoiceAssembler
 from gateway.domain.failures import UpstreamFailure

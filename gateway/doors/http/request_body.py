@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -84,6 +85,7 @@ async def parse_body(
 ) -> T:
     """Returns the value of a JSON body. `decode`: a msgspec decoder's. `token_ids`: values that it
     may hold beside others. Raises HttpError (INVALID) that names the field at fault."""
+    body = body.removeprefix(BOM_UTF8)
     objects = elements.messages + elements.parts + elements.tool_calls + elements.unknown_fields
     values = elements.fields + token_ids
     if await in_slices(holds_more_than(body, values, objects)):

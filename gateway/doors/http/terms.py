@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway.config.ledger import nano_usd
+from gateway.config.money import nano_usd
 from gateway.domain.hops import HOPS_METADATA, MAX_HOPS, MAX_HTTP_HOPS
 from gateway.domain.request_bounds import MAX_ID_BYTES, MAX_NANO_USD, REQUEST_ID
 from gateway.domain.tags import is_end_user, labels_json

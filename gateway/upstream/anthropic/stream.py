@@ -29,7 +29,7 @@ from gateway.upstream.anthropic.signatures import ThinkingDecoder
 from gateway.upstream.anthropic.usage import UsageCounts
 from gateway.upstream.finish_words import finish_of
 from gateway.upstream.half_characters import HalfCharacters
-from gateway.upstream.http.failures import error_event, failure_of_event
+from gateway.upstream.http.failures import error_event, failure_of_event, is_blank
 from gateway.upstream.lenient import Fitting, NotJson, is_heartbeat, read_json
 from gateway.upstream.token_estimate import estimated_tokens
 from gateway.upstream.tool_calls import CallPiece, ToolCallNormaliser
@@ -172,7 +172,7 @@ class MessageDecoder:
                 if index in self._call_blocks:
                     self._pieces += self._calls.close(index)
             case "message_start" if isinstance(event.message, wire.Message):
-                self._model = event.message.model or ""
+                self._model = (event.message.model or "")[:MAX_ID_CHARACTERS]
                 self._response_id = (event.message.id or "")[:MAX_ID_CHARACTERS]
                 self._counts.update(event.message.usage, at_start=True)
             case "message_delta":
@@ -187,7 +187,7 @@ class MessageDecoder:
                 raise error_event(payload)
             case _:
                 # A ping, what later versions add, or an error in another shape.
-                if event.error:
+                if event.error and not is_blank(event.error):
                     raise error_event(payload)
                 if (failure := failure_of_event(payload)) is not None:
                     raise failure

@@ -26,7 +26,7 @@ _TEXTS = (
     *("Message", "error_description", "description"),
 )
 _WORDS = ("code", "type", "status", "reason", "error_code", "error_type", "name", "__type", "param")
-_NO_ERROR = frozenset({"0", "200", "ok", "success"})
+NO_ERROR = frozenset({"0", "200", "ok", "success"})
 _TITLE = re.compile(r"<title[^>]{0,200}>(.{0,300}?)</title>", re.I | re.S)
 _ECHOES = (
     # vLLM's schema check ends each line with "'input': <what was sent>}".
@@ -189,7 +189,7 @@ def _word(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return ""
     word = str(value)[:MAX_WORD_CHARS].strip().lower()
-    return "" if word in _NO_ERROR else word
+    return "" if word in NO_ERROR else word
 
 
 def _status(value: object) -> int | None:

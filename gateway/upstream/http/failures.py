@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 
 from gateway.domain.failures import FailureKind, UpstreamFailure, failure_message, one_line
-from gateway.upstream.http.error_body import ErrorReport, read_any_error, read_error
+from gateway.upstream.http.error_body import NO_ERROR, ErrorReport, read_any_error, read_error
 from gateway.upstream.http.error_kinds import error_kind
 from gateway.upstream.http.retry_hints import body_wait, retry_after_s
 
@@ -43,6 +43,14 @@ def failure_of_event(payload: bytes) -> UpstreamFailure | None:
         return None
     error = read_error(payload)
     return None if error is None or not error.words else _in_band(error, payload)
+
+
+def is_blank(error: object) -> bool:
+    """Whether an error field tells none: some servers send one with each event, whose fields are
+    null, empty, or words of success."""
+    if isinstance(error, dict):
+        return all(map(is_blank, error.values()))
+    return not error or (isinstance(error, str | int) and str(error).lower() in NO_ERROR)
 
 
 def error_event(payload: bytes) -> UpstreamFailure:

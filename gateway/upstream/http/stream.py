@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +24,7 @@ from gateway.upstream.http.call import CallBounds, HttpRequest
 from gateway.upstream.http.loop_load import Pace
 from gateway.upstream.http.response import Response
 from gateway.upstream.http.sse import EventTooLarge, SseReader
+from gateway.upstream.lenient import NotJson, read_json
 
 ERROR_BODY_S = 2.0
 """Longest wait for the body of an error, whose status is known already."""
@@ -234,10 +234,20 @@ def _last_payloads(reader: SseReader) -> list[bytes]:
     """The event that lacks its last empty line at the end of input; none if it was cut."""
     found: list[bytes] = []
     for payload in reader.end():
-        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            msgspec.json.decode(payload)
-            found.append(payload)
+        # Of several, with single line ends between them, the last one may be cut.
+        for each in (payload,) if _is_whole(payload) else payload.split(b"\n"):
+            if not _is_whole(each):
+                break
+            found.append(each)
     return found
+
+
+def _is_whole(payload: bytes) -> bool:
+    try:
+        read_json(payload)
+    except NotJson:
+        return False
+    return True
 
 
 def _payloads(reader: SseReader, data: bytes) -> list[bytes]:

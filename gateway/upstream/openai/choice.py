@@ -106,8 +106,10 @@ class ChoiceDecoder:
                 text, reasoning = _texts(content)
             elif content:
                 text = content  # type: ignore[assignment]  # a list was handled above
-            # Never both: servers that send both names send the same text under each.
+            # Never two: servers that send two names send the same text under each.
             thought = delta.reasoning or delta.reasoning_content
+            if not thought:
+                thought = delta.reasoning_text or delta.thinking
             if thought:
                 reasoning = thought if isinstance(thought, str) else "".join(_texts(thought))
             if delta.tool_calls or delta.function_call is not None:
@@ -215,6 +217,8 @@ def _is_empty(delta: wire.Delta) -> bool:
         or delta.refusal
         or delta.reasoning
         or delta.reasoning_content
+        or delta.reasoning_text
+        or delta.thinking
         or delta.tool_calls
         or delta.function_call
     )

@@ -21,7 +21,7 @@ from gateway.domain.generation import (
     DeviationKind,
 )
 from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds, shortened
-from gateway.upstream.http.failures import error_event, failure_of_event
+from gateway.upstream.http.failures import error_event, failure_of_event, is_blank
 from gateway.upstream.lenient import Fitting, NotJson, is_heartbeat, read_json
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.choice import ChoiceDecoder
@@ -204,12 +204,12 @@ class StreamDecoder:
 
     def _add(self, frame: wire.Frame, payload: bytes, *, halves: bool = False) -> None:
         choices = frame.choices
-        if frame.error:
+        if frame.error and not is_blank(frame.error):
             raise error_event(payload)
         if not choices and frame.usage is None and (failure := failure_of_event(payload)):
             raise failure
         if frame.model:
-            self._model = frame.model
+            self._model = frame.model[:MAX_ID_CHARACTERS]
         if frame.id and not self._response_id:
             self._response_id = str(frame.id)[:MAX_ID_CHARACTERS]
         state: ChoiceDecoder | None = None

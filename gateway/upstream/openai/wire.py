@@ -92,12 +92,14 @@ class ContentPart(msgspec.Struct, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """New output of a chat choice. Reasoning text has two names, some servers send both. The four
-    raw fields: see `signatures.py`."""
+    """New output of a chat choice. Reasoning text has four names, of which some servers send two.
+    The four raw fields: see `signatures.py`."""
 
     content: str | list[str | ContentPart] | None = None
     reasoning: str | list[str | ContentPart] | None = None
     reasoning_content: str | list[str | ContentPart] | None = None
+    reasoning_text: str | list[str | ContentPart] | None = None
+    thinking: str | list[str | ContentPart] | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None
@@ -169,16 +171,16 @@ class Frame(msgspec.Struct, gc=False):
 class TokenCount(msgspec.Struct, gc=False):
     """Answer of vLLM's /tokenize."""
 
-    count: int
-    max_model_len: int | None = None
+    count: Any = None
+    max_model_len: Any = None
 
 
 class Model(msgspec.Struct, gc=False):
     """A served model. `max_model_len`: tokens; `parent`: base model of an adapter; vLLM only."""
 
-    id: str
-    max_model_len: int | None = None
-    parent: str | None = None
+    id: Any = None
+    max_model_len: Any = None
+    parent: Any = None
 
 
 class ModelList(msgspec.Struct, gc=False):

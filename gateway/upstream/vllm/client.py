@@ -17,6 +17,7 @@ from gateway.domain.failures import FailureKind, UpstreamFailure
 from gateway.domain.generation import Chunk, Generation
 from gateway.domain.hops import hop_headers
 from gateway.domain.pooling import PoolingInput
+from gateway.domain.prompt_bound import prompt_token_bound
 from gateway.domain.slices import Steps, in_slices
 from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.http import call as http_call
@@ -26,11 +27,13 @@ from gateway.upstream.http.connections import HttpSession
 from gateway.upstream.http.loop_load import Pace, Unhurried
 from gateway.upstream.http.stream import Call, open_good, stream_chunks
 from gateway.upstream.http.whole import whole_chunk
+from gateway.upstream.lenient import count
 from gateway.upstream.openai import wire
 from gateway.upstream.openai.body import generation_path
 from gateway.upstream.openai.pooling import pooled_chunk
 from gateway.upstream.openai.stream import StreamDecoder
-from gateway.upstream.token_estimate import estimated_prompt_tokens
+from gateway.upstream.token_estimate import MAX_TOKENS, estimated_prompt_tokens
+from gateway.upstream.usage_claims import UNSEEN_PROMPT_TOKENS
 from gateway.upstream.vllm import steps_feed
 from gateway.upstream.vllm.body import tokenize_body, vllm_body
 from gateway.upstream.vllm.pooling import vllm_pooling_body, vllm_pooling_path
@@ -167,14 +170,25 @@ class VllmClient:
         max_bytes = MAX_ANSWER_BYTES + TOKENIZE_BYTES_PER_BYTE * len(body)
         answer = await self._request("POST", "/tokenize", max_bytes, body)
         counted = _decoded(wire.decode_token_count, answer)
-        return counted.count, counted.max_model_len
+        tokens = told_tokens(counted.count)
+        if tokens is None or tokens > prompt_token_bound(generation) + UNSEEN_PROMPT_TOKENS:
+            message = f"/tokenize tells {str(counted.count)[:40]} tokens, which cannot be"
+            raise UpstreamFailure(FailureKind.PROTOCOL, message)
+        return tokens, told_tokens(counted.max_model_len)
 
     async def list_models(self) -> dict[str, ListedModel]:
         """What the server lists, by name."""
         models = _decoded(
             wire.decode_models, await self._request("GET", "/v1/models", MAX_ANSWER_BYTES)
         )
-        return {m.id: ListedModel(m.max_model_len, m.parent or "") for m in models.data}
+        return {
+            model.id: ListedModel(
+                context_tokens=told_tokens(model.max_model_len),
+                parent=model.parent if isinstance(model.parent, str) else "",
+            )
+            for model in models.data
+            if isinstance(model.id, str)
+        }
 
     async def metrics(self) -> bytes:
         """The server's metrics in Prometheus' text format."""
@@ -213,6 +227,12 @@ class VllmClient:
             message = f"{path} answers with more than {max_bytes} bytes"
             raise UpstreamFailure(FailureKind.PROTOCOL, message)
         return answer
+
+
+def told_tokens(value: object) -> int | None:
+    """A number of tokens that a server tells; None: it can be none."""
+    tokens = count(value)
+    return tokens if tokens is not None and 0 < tokens <= MAX_TOKENS else None
 
 
 async def _adapter_chunks(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:

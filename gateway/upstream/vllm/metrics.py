@@ -61,6 +61,8 @@ _LABEL = re.compile(rb'[{,](block_size|num_gpu_blocks|kv_cache_size_tokens)="([0
 _SERIES = re.compile(rb'([^\s{]+(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?)[ \t]+([^\s]+)')
 """A line: the series with its labels, and its value; a time or an example may follow."""
 _RANK = re.compile(rb'[{,]engine="([0-9]{1,9})"')
+_MOST_KV_TOKENS = 1 << 40
+"""A larger KV cache is absurd, and unknown."""
 _MOST = 1e15
 """Larger values are absurd, and their sums would not stay finite."""
 
@@ -130,6 +132,7 @@ def _report(
         **{field: _count(known(name)) for field, name in _COUNTS.items()},
         **{field: round(sum(known(name))) for field, name in _SPECULATION.items()},
     }
+    capacity = _kv_capacity_tokens(configs, ranks, of_ranks)
     return EngineReport(
         placement=placement,
         at_s=at_s,
@@ -138,7 +141,7 @@ def _report(
         kv_usage=sum(usages) / len(usages) if usages else None,
         prompt_tokens_total=_count(known(_PROMPT)),
         generation_tokens_total=_count(known(_GENERATION)),
-        kv_capacity_tokens=_kv_capacity_tokens(configs, ranks, of_ranks),
+        kv_capacity_tokens=capacity if capacity and capacity <= _MOST_KV_TOKENS else None,
         context_tokens=context_tokens,
         kv_usage_fullest=max(usages, default=None),
         kv_capacity_derived=any(map(_is_derived, configs)),

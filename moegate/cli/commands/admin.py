@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from gateway.config.ledger import NANO_USD
+from gateway.config.money import NANO_USD
 from moegate.cli.channel import add_channel_arguments, call_method, open_channel
 from moegate.cli.command_runner import run_command
 from moegate.cli.views.budgets import budgets_table

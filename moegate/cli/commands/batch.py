@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO
 
+from gateway.config.money import nano_usd
 from moegate.cli.channel import add_channel_arguments, call_metadata, call_method, open_channel
 from moegate.cli.command_runner import CommandFailed, run_command
 from moegate.cli.views.batches import (
@@ -33,7 +34,6 @@ PIECE_BYTES = 512 * 1024
 TIMEOUT_S = 60.0
 SUBMIT_S = 3600.0
 POLL_S = 1.0
-NANO = 1_000_000_000
 _SPAN = re.compile(r"([1-9][0-9]{0,4})([smhd])\Z")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -236,7 +236,7 @@ def _seconds(text: str) -> float:
 def _nano_usd(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or not Decimal(text):
         raise argparse.ArgumentTypeError(f"{text!r}: give US dollars above 0 such as 12.50")
-    return int(Decimal(text) * NANO)
+    return nano_usd(text)
 
 
 def _pair(text: str) -> tuple[str, str]:

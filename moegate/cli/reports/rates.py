@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gateway.config.ledger import NANO_USD
+from gateway.config.money import NANO_USD
 from moegate.cli.channel import add_channel_arguments, call_method, open_channel
 from moegate.cli.command_runner import CommandFailed, run_command
 from moegate.cli.groups import TIMES, group_value

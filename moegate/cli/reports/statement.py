@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from rich.console import Group
 from rich.text import Text
 
-from gateway.config.ledger import NANO_USD
+from gateway.config.money import NANO_USD
 from moegate.cli.views.fitted_table import Column, FittedTable, number
 from moegate.cli.views.money import usd
 from moegate.cli.views.pictures import new_figure

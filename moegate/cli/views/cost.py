@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gateway.config.ledger import NANO_USD
+from gateway.config.money import NANO_USD
 from moegate.cli.views.money import usd
 from moegate.cli.views.pictures import new_figure
 from moegate.v1 import usage_pb2

@@ -8,10 +8,10 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from gateway.config.money import NANO_USD
 from moegate.cli.views.fitted_table import Column, FittedTable, number
 from moegate.v1 import generation_pb2, inference_pb2
 
-NANO = 1_000_000_000
 UNKNOWN = "-"
 _TIERS = {
     "local": "an own server could start it at once and keep every promise",
@@ -46,7 +46,7 @@ def sentences(found: inference_pb2.ExplainResponse) -> list[str]:
         if not other.feasible:
             lines.append(f"The next best place, {other.placement}, was not open: {other.reason}.")
         elif chosen.HasField("marginal_nano_usd") and other.HasField("marginal_nano_usd"):
-            more = (other.marginal_nano_usd - chosen.marginal_nano_usd) / NANO
+            more = (other.marginal_nano_usd - chosen.marginal_nano_usd) / NANO_USD
             word = "more" if more >= 0 else "less"
             lines.append(f"The next best place, {other.placement}, costs ${abs(more):.6f} {word}.")
     return lines
@@ -72,7 +72,7 @@ def _table(found: inference_pb2.ExplainResponse) -> FittedTable:
         rows.add_row(
             ("> " if candidate.chosen else "  ") + candidate.placement,
             "yes" if candidate.feasible else "no",
-            f"{candidate.ttft.ToNanoseconds() / NANO:.3f} s" if known_ttft else UNKNOWN,
+            f"{candidate.ttft.ToNanoseconds() / 1e9:.3f} s" if known_ttft else UNKNOWN,
             f"{candidate.tpot.ToNanoseconds() / 1e6:.1f} ms" if known_tpot else UNKNOWN,
             str(candidate.expected_cached_tokens),
             f"{candidate.harmed_streams:.2f}" if candidate.HasField("harmed_streams") else UNKNOWN,
@@ -87,4 +87,4 @@ def _table(found: inference_pb2.ExplainResponse) -> FittedTable:
 def _usd(candidate: inference_pb2.QuoteCandidate, field: str) -> str:
     if not candidate.HasField(field):
         return UNKNOWN
-    return f"{getattr(candidate, field) / NANO:.6f}"
+    return f"{getattr(candidate, field) / NANO_USD:.6f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from gateway.config.ledger import NANO_USD, usd_text
+from gateway.config.money import NANO_USD, usd_text
 
 
 def usd(nano_usd: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from gateway.accounting.prices.catalog import Prices, remote_key
 from gateway.accounting.prices.row_time import in_window, span
-from gateway.config.ledger import usd_text
+from gateway.config.money import usd_text
 from gateway.config.price_rows import CatalogFile, GpuHourRow, RemoteRow, ShowbackRow
 from moegate.cli.views.fitted_table import Column, FittedTable, number
 from scheduler.pricing import TokenRates

@@ -8,13 +8,13 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from gateway.config.money import NANO_USD
 from gateway.translation.slo_classes import CLASS_OF
 from moegate.cli.views.fitted_table import Column, FittedTable, number
 from moegate.v1 import generation_pb2, usage_pb2
 
 KV_BAR_CELLS = 6
 UNKNOWN = "-"
-NANO = 1_000_000_000
 STALE_S = 5.0
 UNEVEN = 1.2
 """Expert imbalance from which on it is shown."""
@@ -104,7 +104,7 @@ def _pools(fleet: usage_pb2.WatchFleetResponse) -> FittedTable:
 def _usd(rate: usage_pb2.PoolRate | None, field: str) -> str:
     if rate is None or not rate.HasField(field):
         return UNKNOWN
-    return f"{getattr(rate, field) / NANO:.3f}"
+    return f"{getattr(rate, field) / NANO_USD:.3f}"
 
 
 def _replicas(placements: list[usage_pb2.PlacementState]) -> FittedTable:

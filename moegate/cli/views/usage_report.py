@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway.config.ledger import NANO_USD
+from gateway.config.money import NANO_USD
 from gateway.translation.spend_figures import NUMBERS, known
 from moegate.cli.views.fitted_table import Column, FittedTable, number
 from moegate.cli.views.money import usd

@@ -65,6 +65,16 @@ def test_a_long_line_is_left_out_and_the_next_one_is_found(piece: int) -> None:
     assert found[2].start_byte == 23
 
 
+@pytest.mark.parametrize("piece", [1, 2, 64])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(piece: int) -> None:
+    mark = b"\xef\xbb\xbf"
+    content = mark + b'{"a": 1}\r\n' + mark + b"b"
+    found = cut(LineCutter(100), content, [piece] * 30)
+    assert [each.content for each in found] == [b'{"a": 1}\r', mark + b"b"]
+    for each in found:
+        assert content[each.start_byte : each.start_byte + each.size_bytes] == each.content
+
+
 @given(st.lists(st.integers(0, 3 * CHUNK_BYTES), max_size=5))
 def test_chunks_hold_what_was_added(sizes: list[int]) -> None:
     chunks = Chunks()

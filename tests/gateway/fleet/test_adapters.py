@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.fleet.adapters import AdapterRules, adapters_told, loaded_adapters
+from gateway.fleet.adapters import AdapterRules, adapter_report, loaded_adapters
 from gateway.upstream.openai import wire
 from gateway.upstream.vllm.client import ListedModel
 
@@ -52,7 +52,7 @@ def test_absurd_names_are_not_believed() -> None:
 
 def test_the_newest_sample_tells_what_is_active() -> None:
     rules = AdapterRules(names={"sql-v3": "sql"}, discover=True)
-    told = adapters_told("p", frozenset({"sql"}), ONE_RANK + INFO, rules, pinned=False)
+    told = adapter_report("p", frozenset({"sql"}), ONE_RANK + INFO, rules, pinned=False)
     assert told.loaded == {"sql"}
     assert told.active == frozenset({"chat", "sql", "third"})
     assert told.most_active == 2
@@ -65,16 +65,16 @@ def test_what_a_real_server_with_two_adapters_lists_and_tells() -> None:
     rules = AdapterRules(names={"helper": "assistant"}, discover=True)
     assert loaded_adapters(listed, rules) == {"assistant", "other"}
     page = (GOLDEN / "lora_metrics.txt").read_bytes()
-    told = adapters_told("p", frozenset(), page, rules, pinned=False)
+    told = adapter_report("p", frozenset(), page, rules, pinned=False)
     assert (told.active, told.most_active) == (frozenset({"other"}), 1)
 
 
 def test_several_ranks_share_one_metric_so_what_is_active_is_unknown() -> None:
     page = ONE_RANK + ONE_RANK.replace(b'"0"', b'"1"') + INFO
     rules = AdapterRules(discover=True)
-    whole = adapters_told("p", frozenset(), page, rules, pinned=False)
+    whole = adapter_report("p", frozenset(), page, rules, pinned=False)
     assert (whole.active, whole.most_active) == (None, None)
-    rank = adapters_told("p/0", frozenset(), page, rules, pinned=True)
+    rank = adapter_report("p/0", frozenset(), page, rules, pinned=True)
     assert (rank.active, rank.most_active) == (None, 2)
 
 
@@ -82,6 +82,6 @@ def test_several_ranks_share_one_metric_so_what_is_active_is_unknown() -> None:
     "page", [b"", b'vllm:lora_requests_info{max_lora="none"} 1.0\n', b"vllm:lora_requests_info{} x"]
 )
 def test_what_a_server_does_not_tell_is_unknown(page: bytes) -> None:
-    told = adapters_told("p", frozenset({"x"}), ONE_RANK + page, AdapterRules(), pinned=False)
+    told = adapter_report("p", frozenset({"x"}), ONE_RANK + page, AdapterRules(), pinned=False)
     assert told.most_active is None
     assert not told.active

@@ -8,8 +8,8 @@ import pytest
 import zmq.asyncio
 from msgspec.structs import replace
 
+from gateway.config.engines import KvEventsConfig
 from gateway.config.gateway import GpuConfig, PoolConfig
-from gateway.config.kv_events import KvEventsConfig
 from gateway.fleet.kv_events import RankSubscription, publisher
 from scheduler.prefix.token_blocks import CacheEvents
 

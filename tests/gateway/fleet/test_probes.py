@@ -213,6 +213,16 @@ async def test_another_model_and_a_refused_connection_are_told_once_each() -> No
         await watched.until(lambda: watched.serving() == {"own/a": True})
 
 
+async def test_a_server_with_many_other_models_is_told_in_a_few_words() -> None:
+    engine = Engine(models={f"other {i:04} " + 4000 * "x": ListedModel() for i in range(1000)})
+    async with watching(replica(engine)) as watched:
+        await watched.until(lambda: len(watched.reasons()) == 1)
+        [reason] = watched.reasons()
+        assert "other 0009" in reason
+        assert "990 more, not up" in reason
+        assert len(reason) < 1500
+
+
 async def test_two_failed_reads_end_service_one_does_not() -> None:
     engine = Engine()
     async with watching(replica(engine)) as watched:

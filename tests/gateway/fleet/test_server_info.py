@@ -149,3 +149,10 @@ def test_addresses() -> None:
     of_all = msgspec.structs.replace(pool, grpc_port=9000)
     plain = ControlAddress(address="h:9000", tls=False)
     assert control_address(of_all, "http://h:1") == plain
+
+
+async def test_more_sequences_than_any_server_runs_are_unknown() -> None:
+    servers = Servers(replace(FIGURES, ranks=1 << 40, rank_max_running=1 << 40))
+    async with watching(servers) as watch:
+        await until(lambda: watch.completed("own/a", REPORT, 1).context_tokens is not None)
+        assert max_running(watch) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.gateway.upstream.stream_cases import (
     DONE,
     anthropic,
@@ -18,6 +20,27 @@ A, B = '{"a": 1}', '{"b": 2}'
 T = "TOOL_CALLS"
 
 TOOL_CALLS = [
+    openai(
+        "arguments that were made JSON twice",
+        calls(call(json.dumps(A), "f", index=0, id="c1"), call(B, "g", index=1, id="c2")),
+        calls=[ONE, TWO],
+        finish=T,
+    ),
+    openai(
+        "arguments as an object with numbers that are none",
+        calls({"index": 0, "id": "c1", "function": {"name": "f", "arguments": "?"}}).replace(
+            '"?"', '{"a": 1e999, "b": NaN}'
+        ),
+        calls=[("f", {"a": None, "b": None})],
+        finish=T,
+    ),
+    anthropic(
+        "an input that is its JSON as a text",
+        block(0, "tool_use", id="t", name="f", input=A),
+        stop="tool_use",
+        calls=[ONE],
+        finish=T,
+    ),
     openai(
         "Ollama: no ids, all at index 0, in one event",
         calls(call(A, "f", index=0), call(B, "g", index=0)),

@@ -74,6 +74,17 @@ def words(dialect: str) -> list[Case]:
     return found
 
 
+NO_ERRORS: list[object] = [
+    {"code": None, "message": None, "type": ""},
+    {"code": 0, "message": "ok"},
+    {"code": "200", "message": "Success", "details": []},
+    {"error": {"code": 0}},
+    "",
+    [],
+    False,
+]
+"""Error fields that tell none."""
+
 FINISH = [
     *words("openai"),
     *words("anthropic"),
@@ -84,6 +95,41 @@ FINISH = [
         text="ab",
     ),
     openai("a finish word that is a number", of({"content": "a"}, finish_reason=7), text="a"),
+    *(
+        openai(
+            f"no other finish word than {word!r}",
+            of({"content": "a"}),
+            word=word,
+            text="a",
+            finish=meaning,
+        )
+        for word, meaning in (
+            (1, "STOP"),
+            (True, "STOP"),
+            (2.5, "STOP"),
+            (["length"], "LENGTH"),
+            ({"type": "length", "length": 8}, "LENGTH"),
+        )
+    ),
+    *(
+        openai(
+            f"an error that tells none: {error!r}",
+            data(
+                {"choices": [{"index": 0, "delta": {"content": "a"}}], "error": error},
+            ),
+            text="a",
+        )
+        for error in NO_ERRORS
+    ),
+    openai(
+        "no empty lines between events, the last one whole",
+        *(part.removesuffix("\n") for part in (of({"content": "a"}), usage())),
+        of({}, finish_reason="stop").removesuffix("\n"),
+        DONE.removesuffix("\n"),
+        end=False,
+        text="a",
+        usage=(10, 3),
+    ),
     openai(
         "a proxy's page after a complete answer",
         of({"content": "a"}),
@@ -202,6 +248,14 @@ FAILURES = [
         end=False,
         text="a",
         failure="busy",
+    ),
+    openai(
+        "no empty lines between events, the last one cut",
+        of({"content": "a"}).removesuffix("\n"),
+        of({}, finish_reason="stop").removesuffix('"}]}\n\n'),
+        end=False,
+        text="a",
+        failure="server_error",
     ),
     openai(
         "an error as the only text",

@@ -59,7 +59,7 @@ def test_arguments_as_an_object_are_its_text() -> None:
 
 def test_what_json_has_not() -> None:
     value = read_json(b'{"a": NaN, "b": -Infinity, "c": "\\ud83d", "d": "\xff", "e": 1e999}')
-    assert value == {"a": None, "b": None, "c": "\ud83d", "d": "\ufffd", "e": float("inf")}
+    assert value == {"a": None, "b": None, "c": "\ud83d", "d": "\ufffd", "e": None}
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"upstream error", b"[" * 100_000, b"{'a': 1}"])

@@ -14,6 +14,30 @@ from tests.gateway.upstream.stream_cases import (
 )
 
 TEXT = [
+    *(
+        openai(
+            f"reasoning as {name}",
+            of({name: "Hm"}),
+            of({"content": "Hi"}),
+            reasoning="Hm",
+            text="Hi",
+        )
+        for name in ("reasoning", "reasoning_content", "reasoning_text", "thinking")
+    ),
+    openai(
+        "reasoning under all of its names",
+        of(
+            {"reasoning": "Hm", "reasoning_content": "Hm", "reasoning_text": "Hm", "thinking": "Hm"}
+        ),
+        of({"content": "Hi"}),
+        reasoning="Hm",
+        text="Hi",
+    ),
+    openai(
+        "a byte order mark before the JSON",
+        of({"content": "Hi"}).replace("data: ", "data: \ufeff"),
+        text="Hi",
+    ),
     openai(
         "thinking as a text, text beside it in one list",
         of({"content": [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "Hi"}]}),

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from gateway.config.gateway import GatewayConfig
-from gateway.config.ledger import usd_text
+from gateway.config.money import usd_text
 from gateway.config.prices import PricesConfig
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from scheduler.metering.settlement import SettledAttempt

@@ -10,7 +10,7 @@ import grpc
 import msgspec
 import pytest
 
-from gateway.config.adapters import AdapterConfig, AdaptersConfig
+from gateway.config.engines import AdapterConfig, AdaptersConfig
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole, PoolConfig
 from gateway.config.prices import PricesConfig
 from gateway.config.resolve.api_keys import key_sha256

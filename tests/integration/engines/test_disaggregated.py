@@ -13,8 +13,8 @@ import aiohttp
 import msgspec
 import pytest
 
+from gateway.config.engines import DisaggregatedNodesConfig, EnginesConfig
 from gateway.config.gateway import GatewayConfig, GpuConfig, PoolConfig
-from gateway.config.prices import DisaggregatedNodesConfig, EnginesConfig
 from moegate.simulated_vllm.config import SimulatedVllmConfig
 from moegate.simulated_vllm.connector.transfers import KvConnector
 from moegate.simulated_vllm.pair.proxy import SimulatedPair, simulated_pair

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from gateway.config.discovery import DiscoveryConfig
+from gateway.config.engines import KvEventsConfig
 from gateway.config.gateway import GatewayConfig, PoolConfig, RemoteConfig, TimeoutsConfig
-from gateway.config.kv_events import KvEventsConfig
 from gateway.config.remote import Feature, RemoteApi
 from gateway.domain.generation import Generation
 from gateway.fleet.connections import fleet_settings

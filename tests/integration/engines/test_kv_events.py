@@ -14,8 +14,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from gateway.config.engines import KvEventsConfig
 from gateway.config.gateway import GatewayConfig, PoolConfig
-from gateway.config.kv_events import KvEventsConfig
 from moegate.v1 import chat_pb2, generation_pb2, inference_pb2
 from tests import serving
 from tests.dns_server import dns_server

@@ -14,8 +14,9 @@ import msgspec
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from gateway.config.engines import DisaggregatedNodesConfig
 from gateway.config.gateway import GatewayConfig, KeyConfig, KeyRole
-from gateway.config.prices import DisaggregatedNodesConfig, MeteringConfig, PricesConfig
+from gateway.config.prices import MeteringConfig, PricesConfig
 from gateway.config.resolve.api_keys import key_sha256
 from moegate.cli.main import main
 from moegate.v1 import usage_pb2, usage_pb2_grpc

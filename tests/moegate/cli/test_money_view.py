@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.ledger import nano_usd, usd_text
+from gateway.config.money import nano_usd, usd_text
 from moegate.cli.views.money import exact_usd, usd
 
 

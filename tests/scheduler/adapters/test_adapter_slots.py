@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from scheduler.adapters.adapter_report import AdapterReport
 from scheduler.adapters.adapter_slots import AdapterSlots
-from scheduler.adapters.told import AdaptersTold
 
 
 def slots(
     *loaded: str, active: frozenset[str] | None = None, most_active: int | None = None
 ) -> AdapterSlots:
     made = AdapterSlots()
-    assert made.tell(told(*loaded, active=active, most_active=most_active))
+    assert made.observe(report(*loaded, active=active, most_active=most_active))
     return made
 
 
-def told(
+def report(
     *loaded: str, active: frozenset[str] | None = None, most_active: int | None = None
-) -> AdaptersTold:
+) -> AdapterReport:
     names = frozenset(loaded)
-    return AdaptersTold(placement="a", loaded=names, active=active, most_active=most_active)
+    return AdapterReport(placement="a", loaded=names, active=active, most_active=most_active)
 
 
 def test_a_server_that_has_told_nothing_has_no_adapter() -> None:
@@ -28,8 +28,8 @@ def test_a_server_that_has_told_nothing_has_no_adapter() -> None:
 
 def test_only_other_adapters_count_as_a_change() -> None:
     made = slots("x")
-    assert not made.tell(told("x", active=frozenset("x"), most_active=2))
-    assert made.tell(told("y"))
+    assert not made.observe(report("x", active=frozenset("x"), most_active=2))
+    assert made.observe(report("y"))
     assert made.loaded == {"y"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.adapters.told import AdaptersTold
+from scheduler.adapters.adapter_report import AdapterReport
 from scheduler.model.model_names import all_bases, serves
 from scheduler.placement_state import PlacementState
 from tests.scheduler.reload_made import local, remote
@@ -13,7 +13,7 @@ from tests.scheduler.requests_made import request
 
 def state(name: str, model: str, *loaded: str, declared: tuple[str, ...] = ()) -> PlacementState:
     made = PlacementState(replace(local(name), model=model, adapters=declared))
-    made.adapters.tell(AdaptersTold(placement=name, loaded=frozenset(loaded)))
+    made.adapters.observe(AdapterReport(placement=name, loaded=frozenset(loaded)))
     return made
 
 

@@ -205,3 +205,19 @@ def test_inputs_of_one_request_do_not_attend_to_each_other() -> None:
     assert figures[0] == pytest.approx(whole)
     tokens = 100 * (prior.prompt_work_s(1000, 1000) - prior.prefill_s) + prior.prefill_s
     assert figures[1] == pytest.approx(whole - prior.prompt_work_s(100_000, 100_000) + tokens)
+
+
+def test_a_waiting_request_gets_no_quote_while_prompts_are_pending_everywhere() -> None:
+    state = model(own("a", slots=9), own("b", slots=9))
+    asked = state.query(tracked(state, "asked"), 0.0)
+    first = state.retry_place(asked, 0.0)
+    assert first is not None
+    assert first.chosen is not None
+    state.fleet.prefill_end_s[:] = 9.0
+    assert state.retry_place(asked, 0.0) is None
+    assert state.try_place(asked, 0.0).chosen is None
+    state.fleet.prefill_end_s[:] = 0.0
+    # Such tries count for the turns of equal placements.
+    again = state.retry_place(asked, 0.0)
+    assert again is not None
+    assert again.chosen != first.chosen

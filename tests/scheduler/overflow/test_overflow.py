@@ -17,8 +17,9 @@ from scheduler.overflow.overflow import (
     RemoteQuote,
     quote_remote,
 )
-from scheduler.placement_state import Placement, PlacementState, Resident
+from scheduler.placement_state import Placement, PlacementState
 from scheduler.pricing import RateTier, TokenRates
+from scheduler.resident import Resident
 from tests.scheduler.requests_made import request
 
 RATES = TokenRates(

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scheduler.contract import Objective, PlacementKind, ServingChanged
 from scheduler.placement.quotes import Block, PlacementQuery
 from scheduler.placement.self_hosted import SelfHostedFleet
-from scheduler.placement_state import Placement, PlacementState, Resident
+from scheduler.placement_state import Placement, PlacementState
 from scheduler.policy import Policy
+from scheduler.resident import Resident
 from scheduler.step_time.kv_transfer import KvTransferTime
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests.scheduler.requests_made import request

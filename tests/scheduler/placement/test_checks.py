@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from hypothesis import given
 from msgspec import structs
 
 from scheduler.contract import Objective, SloClass
-from scheduler.placement.checks import largest, least
+from scheduler.placement.checks import await_prefills, largest, least
+from scheduler.placement.placement import choose
 from scheduler.placement.quotes import Block, Blocks
 from scheduler.placement.quoting import quote_fleet
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.policy import Policy
-from tests.scheduler.placement.fleets_made import NOW, idle_fleet, query
+from tests.scheduler.placement.fleets_made import NOW, Made, idle_fleet, made, query
 
 
 def blocked(fleet: SelfHostedFleet, policy: Policy, ttft_s: float = 2.0) -> list[int]:
@@ -96,3 +98,35 @@ def test_extremes_of_no_placements() -> None:
     nothing = np.zeros(0)
     assert (largest(nothing), least(nothing)) == (-np.inf, np.inf)
     assert (largest(np.array((1.0, 3.0))), least(np.array((1.0, 3.0)))) == (3.0, 1.0)
+
+
+@given(made())
+def test_where_all_placements_await_prefills_a_quote_finds_none(case: Made) -> None:
+    fleet, asked = case.fleet, case.query
+    fleet.prefill_end_s[fleet.serving] += 1.0
+    if not await_prefills(fleet, asked, case.policy, NOW):
+        return
+    plans_s, curves_s = fleet.kv_plans.made_at_s.copy(), fleet.curve_at_s.copy()
+    index, quote = choose(fleet, asked, case.policy, NOW, 0)
+    assert index is None
+    # Of these time alone could free a placement, or they make the queue put other requests off.
+    assert not np.isin(quote.blocked, (Block.HELD, Block.INTERFERENCE, Block.KV)).any()
+    assert (fleet.kv_plans.made_at_s == plans_s).all()
+    assert (fleet.curve_at_s == curves_s).all()
+
+
+def test_all_placements_await_prefills_unless_one_may_take_the_request() -> None:
+    fleet, policy = idle_fleet(2, Objective.LATENCY)
+    asked = query(fleet)
+    fleet.prefill_end_s[:] = NOW + 1.001 * policy.most_pending_chunks * fleet.chunk_s
+    assert await_prefills(fleet, asked, policy, NOW)
+    assert not await_prefills(fleet, structs.replace(asked, late=True), policy, NOW)
+    assert not await_prefills(fleet, asked, replace(policy, late_binding=False), NOW)
+    assert not await_prefills(fleet, asked, policy, NOW + 0.002 * fleet.chunk_s.item(0))
+    fleet.prefill_end_s[1] = NOW
+    assert not await_prefills(fleet, asked, policy, NOW)
+    excluded: Blocks = np.array((Block.FREE, Block.TRIED), dtype=np.int8)
+    elsewhere = structs.replace(asked, excluded=excluded)
+    assert await_prefills(fleet, elsewhere, policy, NOW)
+    fleet.kv_room_tokens[0] = asked.reserve_tokens + 0.5
+    assert not await_prefills(fleet, structs.replace(elsewhere, spread_tokens=1.0), policy, NOW)

@@ -21,7 +21,7 @@ from scheduler.placement.kv_plan import (
 )
 from scheduler.placement.quotes import PlacementQuery
 from scheduler.placement.self_hosted import SelfHostedFleet
-from scheduler.placement_state import Resident
+from scheduler.resident import Resident
 from tests.scheduler.placement.fleets_made import NOW, idle_fleet, query
 from tests.scheduler.placement.reference_kv_plan import plain_plan, runs_on
 from tests.scheduler.requests_made import request

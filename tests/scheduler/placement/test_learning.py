@@ -8,7 +8,7 @@ import pytest
 
 from scheduler.contract import EngineReport, Objective
 from scheduler.placement.self_hosted import SelfHostedFleet
-from scheduler.placement_state import Resident
+from scheduler.resident import Resident
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests.scheduler.meters_made import report
 from tests.scheduler.placement.fleets_made import idle_fleet

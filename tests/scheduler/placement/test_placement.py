@@ -11,7 +11,7 @@ from scheduler.placement.placement import MOST_REFRESHES, choose
 from scheduler.placement.quotes import Block
 from scheduler.placement.quoting import quote_fleet
 from scheduler.placement.self_hosted import CURVE_AGE_S
-from scheduler.placement_state import Resident
+from scheduler.resident import Resident
 from tests.scheduler.placement.fleets_made import NOW, Made, idle_fleet, made, query
 from tests.scheduler.requests_made import request
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from scheduler.placement.prediction_errors import (
-    MOST_RATIO,
+    LEAST_UNITS,
     MOST_SHARE,
+    MOST_UNITS,
     PredictionErrors,
-    TypicalRatio,
 )
+from scheduler.resident import FirstToken, Joins
 
 
 def test_nine_of_ten_first_tokens_come_within_the_margin() -> None:
@@ -40,13 +41,24 @@ def test_it_falls_again_when_predictions_hold() -> None:
     assert errors.late_s < 0.4 * before_s
 
 
-def test_a_typical_ratio_is_the_median_of_outcomes_over_predictions_and_bounded() -> None:
-    rng, one = np.random.default_rng(1), TypicalRatio()
-    assert one.ratio == 1.0
-    for seen_s in rng.lognormal(np.log(1.3), 0.3, 2000):
-        one.observe(2.0, 2.0 * float(seen_s))
-    assert one.ratio == pytest.approx(1.3, rel=0.1)
-    for factor, most in ((9.0, MOST_RATIO), (0.1, 1.0 / MOST_RATIO)):
+def test_what_later_prompts_add_is_a_median_in_units_and_bounded() -> None:
+    rng, errors = np.random.default_rng(1), PredictionErrors()
+    first = FirstToken(2.0, Joins.NEXT, 0.5)
+    assert errors.typical_s(first) == 2.0
+    for units in rng.lognormal(np.log(0.4), 0.3, 2000):
+        errors.observe_typical(first, 2.0 + 0.5 * float(units))
+    assert errors.typical_s(first) == pytest.approx(2.0 + 0.5 * 0.4, rel=0.02)
+    for seen_s, most in ((9.0, MOST_UNITS), (0.1, LEAST_UNITS)):
         for _ in range(300):
-            one.observe(1.0, factor)
-        assert one.ratio == pytest.approx(most)
+            errors.observe_typical(first, seen_s)
+        assert errors.typical_s(first) == pytest.approx(2.0 + 0.5 * most)
+
+
+def test_each_kind_of_step_learns_apart_and_an_idle_engine_adds_nothing() -> None:
+    errors = PredictionErrors()
+    for _ in range(50):
+        errors.observe_typical(FirstToken(1.0, Joins.SHARED, 1.0), 1.3)
+        errors.observe_typical(FirstToken(1.0, Joins.OWN, 0.0), 1.3)
+    assert errors.typical_s(FirstToken(2.0, Joins.SHARED, 2.0)) == pytest.approx(2.6, rel=0.02)
+    for joins in (Joins.OWN, Joins.NEXT):
+        assert errors.typical_s(FirstToken(2.0, joins, 1.0)) == 2.0

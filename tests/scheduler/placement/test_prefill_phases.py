@@ -6,7 +6,8 @@ import pytest
 
 from scheduler.contract import PlacementKind
 from scheduler.placement.prefill_phases import NONE_PENDING, prefill_phases
-from scheduler.placement_state import Placement, PlacementState, Resident
+from scheduler.placement_state import Placement, PlacementState
+from scheduler.resident import Resident
 from scheduler.step_time.kv_transfer import NO_TRANSFER, KvTransferTime
 from tests.scheduler.requests_made import request
 

@@ -17,7 +17,7 @@ from scheduler.placement.prefill_stalls import (
     typical_stretch,
 )
 from scheduler.placement.self_hosted import SelfHostedFleet
-from scheduler.placement_state import Resident
+from scheduler.resident import Resident
 from tests.scheduler.meters_made import report
 from tests.scheduler.placement.fleets_made import idle_fleet
 from tests.scheduler.requests_made import request

@@ -12,8 +12,8 @@ from scheduler.contract import Objective
 from scheduler.placement.quotes import Block
 from scheduler.placement.quoting import quote_fleet
 from scheduler.placement.self_hosted import SelfHostedFleet
-from scheduler.placement_state import Resident
 from scheduler.policy import Policy
+from scheduler.resident import Resident
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from tests.scheduler.placement.fleets_made import NOW, Made, idle_fleet, made, query
 from tests.scheduler.placement.reference_quote import plain_quotes

@@ -11,7 +11,7 @@ from scheduler.contract import EngineReport, Objective
 from scheduler.engine_steps import EngineStep, EngineSteps, ExpertStep, ExpertSteps
 from scheduler.placement.carry_over import carry_over
 from scheduler.placement.self_hosted import SelfHostedFleet
-from scheduler.placement_state import Resident
+from scheduler.resident import Resident
 from scheduler.step_time.step_fit import StepSource
 from scheduler.step_time.step_model import QWEN3_30B_H100
 from scheduler.step_time.step_windows import SETTLE_S

@@ -10,7 +10,7 @@ import grpc
 from aiohttp import web
 
 from gateway.config.gateway import KeyRole
-from gateway.config.ledger import NANO_USD
+from gateway.config.money import NANO_USD
 from gateway.doors.console.problems import Problem
 from gateway.doors.console.routes import ADMINS, Page
 from gateway.doors.console.visits import Visit

@@ -118,6 +118,7 @@ class AccessService(admin_pb2_grpc.AdminServiceServicer):
         """Changes what a key may do, and when it expires: a time that is over ends it now."""
         async with self._refusals(context):
             caller = self._admin("changing a key")
+            check_texts({"key_id": request.key_id})
             paths = changed_paths(request.update_mask)
             expires_us = expiry_us(request.settings)
             own = self._rights(caller) if caller.role is KeyRole.TENANT_ADMIN else None
@@ -143,6 +144,7 @@ class AccessService(admin_pb2_grpc.AdminServiceServicer):
         """Gives a key another secret, and returns it, this once."""
         async with self._refusals(context):
             caller = self._admin("rotating a key")
+            check_texts({"key_id": request.key_id})
             grace_s = 0.0
             if request.grace.seconds or request.grace.nanos:
                 try:
@@ -161,6 +163,7 @@ class AccessService(admin_pb2_grpc.AdminServiceServicer):
         """Ends a key for good. What runs with it goes on to its end."""
         async with self._refusals(context):
             caller = self._admin("revoking a key")
+            check_texts({"key_id": request.key_id})
             by, key_id = self._access.by(caller.actor), request.key_id
             row = await self._access.change(
                 lambda tx: revoke_key(tx, by, key_id, self._allowed(caller))

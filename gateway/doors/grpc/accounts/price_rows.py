@@ -10,7 +10,7 @@ from gateway.accounting.prices.catalog import Prices
 from gateway.accounting.prices.listing import ListedRow, listed_rows, unknown_prices
 from gateway.accounting.prices.row_time import unix_s
 from gateway.config.gateway import GatewayConfig
-from gateway.config.ledger import nano_usd
+from gateway.config.money import nano_usd
 from gateway.config.price_rows import GpuHourRow, RemoteRow, ShowbackRow
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.times import microseconds_of

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from gateway.batch.intake import ENDPOINTS
 from gateway.batch.jobs import Form, Job, JobDraft, JobTerms
-from gateway.config.ledger import usd_text
+from gateway.config.money import usd_text
 from gateway.doors.http.answers import json_answer
 from gateway.doors.http.errors import ErrorKind, HttpError, invalid
 from gateway.doors.http.exchange import Exchange

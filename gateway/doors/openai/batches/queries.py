@@ -57,6 +57,8 @@ def page_query(exchange: Exchange, *, default: int, most: int) -> PageQuery:
     after, purpose = asked.get("after", ""), asked.get("purpose", "")
     if len(after) > MAX_ID_CHARS:
         raise invalid("after", "give the id of the last one of the page before")
+    if "\0" in purpose:
+        raise invalid("purpose", f"{purpose[:20]!r}: leave NUL characters out")
     return PageQuery(
         after=after, limit=limit, newest_first=order == "desc", purpose=purpose[:MAX_ID_CHARS]
     )

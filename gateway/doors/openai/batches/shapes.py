@@ -8,7 +8,7 @@ from typing import Any
 from gateway.batch.files import FileInfo
 from gateway.batch.jobs import Job, JobState, LineFault
 from gateway.batch.quotes import BatchQuote
-from gateway.config.ledger import usd_text
+from gateway.config.money import usd_text
 
 MICRO = 1_000_000
 

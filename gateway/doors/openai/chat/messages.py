@@ -147,4 +147,5 @@ def _arguments(raw: msgspec.Raw, count: ElementCount) -> Steps[str]:
         count.check_arguments(len(text) - ESCAPE_BYTES * escapes)
     if not is_text:
         return text.decode() if text.startswith(b"{") else "{}"
-    return msgspec.json.decode(text, type=str) or "{}"
+    arguments = msgspec.json.decode(text, type=str)
+    return "{}" if arguments.strip() in ("", "null") else arguments

@@ -31,9 +31,11 @@ def generation_steps(body: ChatBody, exchange: Exchange) -> Steps[Generation]:
     choices = 1 if body.n is None else body.n
     if not 1 <= choices <= bounds.MAX_CHOICES:
         raise invalid("n", f"{choices}: give 1 to {bounds.MAX_CHOICES}")
-    asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    asked, asked_in = body.max_completion_tokens, "max_completion_tokens"
+    if asked is None and body.max_tokens is not None:
+        asked, asked_in = body.max_tokens, "max_tokens"
     chat = yield from _chat(body, elements)
-    most = exchange.output_tokens(body.model, asked, choices, "max_completion_tokens")
+    most = exchange.output_tokens(body.model, asked, choices, asked_in)
     return Generation(
         request_id=exchange.request_id,
         model=body.model,

@@ -75,6 +75,9 @@ class ResponsesBody(SamplingFields, kw_only=True):
     stream: bool | None = None
     store: bool | None = None
     previous_response_id: str | None = None
+    conversation: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    """Both name what lies on a server, which is not this one."""
     max_output_tokens: int | None = None
     top_logprobs: int | None = None
     include: list[str] | None = None

@@ -57,6 +57,8 @@ def convert_items(
         elif item.type in _OUTPUTS:
             messages += map(count.add, turn.ended())
             messages.append(count.add((yield from _output(item, field))))
+        elif item.type == "item_reference":
+            raise invalid(field, "items are not stored here: send the item itself")
         # Other items are those of servers' tools, which have run elsewhere.
         yield
     messages += map(count.add, turn.ended())
@@ -90,7 +92,8 @@ class _Turn:
         """Adds a tool call."""
         if not item.call_id or not item.name:
             raise invalid(f"{field}.call_id", "a call has call_id and name: give both")
-        arguments = item.arguments or "{}"
+        arguments = item.arguments or ""
+        arguments = "{}" if arguments.strip() in ("", "null") else arguments
         if item.type == "custom_tool_call":
             arguments = msgspec.json.encode({"input": item.input or ""}).decode()
         index = len(self.calls)

@@ -41,6 +41,10 @@ def generation_steps(
     if body.background:
         text = "background responses are not served: leave background out"
         raise HttpError(ErrorKind.INVALID, text, param="background")
+    if is_given(body.conversation):
+        raise invalid("conversation", "none is stored here: send its items in input")
+    if is_given(body.prompt):
+        raise invalid("prompt", "none is stored here: send its text in instructions or input")
     elements = exchange.services.active.config.limits.elements
     messages = yield from convert_items(body.input, before, elements)
     if body.instructions:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.config.ledger import usd_text
+from gateway.config.money import usd_text
 from gateway.domain.outcomes import Finished
 from scheduler.contract import Usage
 

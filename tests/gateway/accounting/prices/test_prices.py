@@ -174,6 +174,13 @@ def test_the_first_catalog_has_what_it_prices_alone() -> None:
         ('"10:00"', '"25:00"', "remote_tokens[0].windows[0].start", "time of day"),
         ('end: "24:00",', 'end: "09:00",', "remote_tokens[0].windows[0].end", "crosses midnight"),
         ("[sat, sun]", "[fri, sat]", "remote_tokens[0].windows[1].start", "overlaps"),
+        (
+            "name: off-peak, days: [mon",
+            "name: batch, days: [mon",
+            "remote_tokens[0].windows[0].name",
+            "batch work",
+        ),
+        ('"0.15"', '"0.16"', "remote_tokens[0].windows[1].name", "other prices"),
         ("    provider: deepseek\n", "", "remote_tokens[0].provider", "missing field"),
         ("source: finance", "note: finance", "showback[0].note", "unknown field"),
     ],
@@ -187,6 +194,21 @@ def test_a_slip_is_refused_with_its_path_and_a_fix(
     problem = next(problem for problem in caught.value.problems if problem.path == path)
     assert words in problem.message + problem.fix
     assert problem.fix
+
+
+def test_two_rows_of_one_name_may_not_hold_at_once_however_it_is_divided() -> None:
+    row = """
+  - id: {id}
+    provider: {provider}
+    model: {model}
+    usd_per_mtok: {{input: "{input}", output: "2"}}
+    valid_from: 2026-01-01
+    source: invoice
+    checked_at: 2026-01-01"""
+    first = row.format(id="first", provider="router", model="lab/large", input="1")
+    second = row.format(id="second", provider="router/lab", model="large", input="2")
+    with pytest.raises(ConfigError, match="holds at that time, too"):
+        parse_catalog(f"remote_tokens:{first}{second}", "test")
 
 
 def test_a_strange_value_passes_when_it_is_confirmed() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from gateway.config.gateway import GatewayConfig, KeyConfig, SecretConfig, TenantConfig
-from gateway.config.ledger import BudgetConfig, LedgerConfig, nano_usd
+from gateway.config.ledger import BudgetConfig, LedgerConfig
 from gateway.config.load.check_ledger import ledger_problems
+from gateway.config.money import nano_usd
 from scheduler.budgets.budget_window import Period
 
 TENANTS = (

@@ -175,6 +175,14 @@ SEMANTICS: list[tuple[str, Any, str, str, str, str]] = [
      '"http://vllm-2:8000/v1"', "adds /v1 itself", "leave /v1 out"),
     ("remotes.0.url", "http://vllm-2:99999", "remotes[0].url", '"http://vllm-2:99999"',
      "not an address: Port out of range", "http://host:port"),
+    ("remotes.0.url", "http://:8000", "remotes[0].url", '"http://:8000"', "names no host",
+     "http://host:port"),
+    ("remotes.0.url", "http://a\\b:8000", "remotes[0].url", r'"http://a\\b:8000"', "names no host",
+     "http://host:port"),
+    ("remotes.0.url", "http://a..b:8000", "remotes[0].url", '"http://a..b:8000"',
+     "empty or too long part", "http://host:port"),
+    ("pools.1.replicas.0.url", "http://a:0", "pools[1].replicas[0].url", '"http://a:0"',
+     "nothing listens on port 0", "http://host:port"),
     ("pools.0.moe.experts", 4, "pools[0].moe.experts_per_token", "8", "more than experts, 4",
      "num_experts_per_tok"),
     ("tenants.0.keys.0.models", ["Qwen3-30B"], "tenants[0].keys[0].models[0]", '"Qwen3-30B"',
@@ -438,3 +446,11 @@ def test_any_text_is_taken_or_told(text: bytes | str) -> None:
 def test_any_slip_of_the_keyboard_is_taken_or_told(at: int, typed: str, lost: int) -> None:
     with contextlib.suppress(ConfigError):
         check(BASE[:at] + typed + BASE[at + lost :])
+
+
+def test_a_file_full_of_mistakes_is_told_in_bounded_words() -> None:
+    with pytest.raises(ConfigError, match="20000 problems") as caught:
+        parse("\n".join(f"k{i}: 1" for i in range(20_000)), "f.yaml", Path())
+    assert len(caught.value.problems) == 20_000
+    assert str(caught.value).count("unknown field") == 50
+    assert "and 19950 more" in str(caught.value)

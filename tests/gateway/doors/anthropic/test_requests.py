@@ -91,7 +91,7 @@ def test_a_tool_round_trip() -> None:
                     {"type": "thinking", "thinking": "hm", "signature": signature_text([SIGNED])},
                     {"type": "text", "text": "I look."},
                     {"type": "tool_use", "id": "t1", "name": "weather", "input": {"a": 1}},
-                    {"type": "tool_use", "id": "t2", "name": "weather", "input": {}},
+                    {"type": "tool_use", "id": "t2", "name": "weather", "input": None},
                 ],
             },
             {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from openai.types import Model
 from pydantic import TypeAdapter
 
-from gateway.config.adapters import AdaptersConfig
+from gateway.config.engines import AdaptersConfig
 from tests import serving
 from tests.http_serving import serving_http
 from tests.integration.doors.test_gateway import engine

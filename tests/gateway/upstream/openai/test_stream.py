@@ -708,3 +708,10 @@ def test_of_several_choices_the_plugin_alone_tells_the_whole_time(
     _, last = run(*frames, json.dumps(last_frame).encode(), done)
     told_s = None if last.engine is None else last.engine.whole_s
     assert told_s == (None if whole_s is None else pytest.approx(whole_s))
+
+
+def test_the_name_of_the_model_is_bounded() -> None:
+    made = decoder(vllm=False)
+    chunk = made.feed([frame(text("a", finish="stop"), model="m" * 100_000)])
+    assert chunk is not None
+    assert chunk.model == made.end().model == "m" * 200

@@ -264,6 +264,12 @@ def test_a_rank_whose_capacity_is_unknown_makes_that_of_the_server_unknown() -> 
     assert capacities(TOLD.replace(b'"76800"', b'"0"'), 2) == [None, None, None]
 
 
+def test_a_cache_that_cannot_be_is_unknown() -> None:
+    text = TOLD.replace(b'kv_cache_size_tokens="76800",', b"")
+    absurd = text.replace(b'"128"', b'"999999999999999"').replace(b'"1200"', b'"999999999999999"')
+    assert capacities(absurd, 2) == [None, None, None]
+
+
 def test_the_caches_of_all_ranks_where_fewer_lines_tell_them() -> None:
     one = TOLD.splitlines()[0]
     assert capacities(one, 2) == [153_600, 76_800, None]

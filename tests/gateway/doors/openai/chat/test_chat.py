@@ -286,6 +286,29 @@ async def test_what_is_not_known_is_no_reason_to_refuse() -> None:
         )
 
 
+async def test_a_byte_order_mark_before_the_body_is_skipped() -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+    async with rig(text_frames("Hi")) as parts:
+        http = parts.http
+        sent = b"\xef\xbb\xbf" + json.dumps(body).encode()
+        async with http.session.post(http.url + CHAT, data=sent) as response:
+            assert response.status == 200, await response.text()
+
+
+@pytest.mark.parametrize("arguments", ["", " ", "null", "{}"])
+async def test_earlier_calls_without_arguments_have_an_object(arguments: str) -> None:
+    called = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "c", "content": "x"},
+    ]
+    async with rig(text_frames("Hi")) as parts:
+        status, _ = await parts.post(CHAT, messages=messages)
+        assert status == 200
+        assert parts.sent["messages"][1]["tool_calls"][0]["function"]["arguments"] == "{}"
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -294,7 +317,9 @@ async def test_what_is_not_known_is_no_reason_to_refuse() -> None:
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
         ({"temperature": 3}, "temperature"),
         ({"n": 99}, "n"),
-        ({"max_tokens": 0}, "max_completion_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"max_completion_tokens": -1, "max_tokens": 5}, "max_completion_tokens"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),

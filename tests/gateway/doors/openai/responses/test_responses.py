@@ -212,6 +212,18 @@ async def test_a_stream_that_breaks_off_says_so() -> None:
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"background": True}, "background"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"conversation": {"id": "conv_1"}}, "conversation"),
+        ({"prompt": {"id": "pmpt_1", "version": "2"}}, "prompt"),
+        (
+            {
+                "input": [
+                    {"type": "item_reference", "id": "msg_1"},
+                    {"role": "user", "content": "x"},
+                ]
+            },
+            "input[0]",
+        ),
         ({"max_output_tokens": 0}, "max_output_tokens"),
     ],
 )

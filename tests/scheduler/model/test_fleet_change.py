@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scheduler.contract import PlacementKind
-from scheduler.fleet_change import fleet_change
+from scheduler.model.fleet_change import fleet_change
 from scheduler.placement_state import Placement, PlacementState
 
 A = Placement(name="a", kind=PlacementKind.SELF_HOSTED, model="moe", max_running=1)

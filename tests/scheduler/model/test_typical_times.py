@@ -10,12 +10,12 @@ from hypothesis import given
 from msgspec.structs import replace
 
 from scheduler.contract import Objective
-from scheduler.model.told import LEAST_TRUST, Told, told
+from scheduler.model.typical_times import LEAST_TRUST, TypicalTimes, typical_times
 from scheduler.placement.quotes import PlacementQuery
 from scheduler.placement.quoting import quote_fleet
 from scheduler.placement.self_hosted import SelfHostedFleet
-from scheduler.placement_state import Resident
 from scheduler.policy import Policy
+from scheduler.resident import FirstToken, Joins, Resident
 from tests.scheduler.placement.fleets_made import NOW, Made, idle_fleet, made
 from tests.scheduler.requests_made import request
 
@@ -44,12 +44,15 @@ def fleet_with(*, pending: int = 0, decoding: int = 0) -> SelfHostedFleet:
     return fleet
 
 
-def both(fleet: SelfHostedFleet, asked: PlacementQuery, now: float = NOW) -> tuple[Told, Told]:
+def both(
+    fleet: SelfHostedFleet, asked: PlacementQuery, now: float = NOW
+) -> tuple[TypicalTimes, TypicalTimes]:
     """What is told, and the figures of the decision."""
     quote = quote_fleet(fleet, asked, Policy(), now)
     ttft_s, tpot_s = quote.ttft_s.item(0), quote.tpot_s.item(0)
-    compared = Told(ttft_s, tpot_s, ttft_s, bool(fleet.states[0].pending))
-    return told(fleet, asked, quote, 0, now), compared
+    return typical_times(fleet, asked, quote, 0, now), TypicalTimes(
+        ttft_s, tpot_s, FirstToken(ttft_s, Joins.OWN, 0.0)
+    )
 
 
 @given(made())
@@ -59,7 +62,7 @@ def test_both_agree_where_nothing_more_is_known(one: Made) -> None:
         group.step_ended_s = -math.inf
     quote = quote_fleet(fleet, asked, one.policy, NOW)
     for index, state in enumerate(fleet.states):
-        found = told(fleet, asked, quote, index, NOW)
+        found = typical_times(fleet, asked, quote, index, NOW)
         if not state.pending:
             assert found.ttft_s == pytest.approx(quote.ttft_s.item(index))
         assert found.tpot_s == pytest.approx(quote.tpot_s.item(index))
@@ -126,30 +129,30 @@ def test_most_short_answers_meet_fewer_prefills_than_the_mean() -> None:
     assert found.tpot_s == pytest.approx(compared.tpot_s, rel=0.05)
 
 
-def test_what_later_prompts_add_is_learnt_apart_for_prompts_behind_others() -> None:
+def test_the_longer_a_prompt_waits_for_others_the_more_later_ones_add() -> None:
     fleet, decoding = fleet_with(decoding=3, pending=1), fleet_with(decoding=3)
-    before = both(fleet, query())[0]
+    waits_s = fleet.phase_rows[1].item(0) - NOW
+    before, shared = both(fleet, query())[0], both(fleet, query(), NOW - 0.019)[0]
+    assert before.first.joins is Joins.NEXT
+    assert before.first.unit_s == pytest.approx(waits_s)
+    assert (shared.first.joins, shared.first.unit_s) == (Joins.SHARED, shared.first.alone_s)
     for _ in range(100):
-        fleet.errors.typical(behind=True).observe(1.0, 1.3)
+        fleet.errors.observe_typical(FirstToken(1.0, Joins.NEXT, 0.5), 1.2)
     found = both(fleet, query())[0]
-    assert found.ttft_s == pytest.approx(1.3 * before.ttft_s, rel=0.02)
-    assert found.alone_ttft_s == before.ttft_s
+    assert found.first == before.first
+    assert found.ttft_s == pytest.approx(before.ttft_s + 0.4 * waits_s, rel=0.02)
     decoding.errors = fleet.errors
-    alone = both(decoding, query())[0]
-    assert alone.ttft_s == alone.alone_ttft_s
+    own = both(decoding, query())[0]
+    assert (own.first.joins, own.first.unit_s) == (Joins.OWN, decoding.step_s.item(0))
+    assert own.ttft_s == own.first.alone_s
 
 
-@pytest.mark.parametrize("behind", [False, True])
-def test_a_first_token_teaches_it(behind: bool) -> None:
-    fleet = fleet_with()
+def test_a_first_token_teaches_it() -> None:
+    fleet, first = fleet_with(), FirstToken(0.1, Joins.SHARED, 0.1)
     resident = Resident(
         request=request("asked", prompt_tokens=100), started_s=NOW, promised_ttft_s=2.0,
-        kv_reserved_tokens=400, prefill_s=0.02, hit_tokens=0, told=(0.1, behind),
+        kv_reserved_tokens=400, prefill_s=0.02, hit_tokens=0, typical_ttft=first,
     )  # fmt: skip
     fleet.add(0, resident, NOW)
     fleet.progress(0, "asked", 1, NOW + 0.15)
-    learnt, other = (fleet.errors.typical(behind=behind) for behind in (False, True))
-    if behind:
-        learnt, other = other, learnt
-    assert learnt.ratio > 1.0
-    assert other.ratio == 1.0
+    assert fleet.errors.typical_s(first) > 0.1

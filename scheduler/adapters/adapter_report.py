@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdaptersTold:
+class AdapterReport:
     """The LoRA adapters of one self-hosted placement, by the names that clients use.
 
     `loaded`: adapters that the server lists; a request for another one would fail there. `active`:

@@ -3,7 +3,7 @@
 Decisions compare means that cost one pass over all placements (`quoting.py`). Of the chosen one
 more is known: a prefix is in the cache or is not, and is no mean of both; the step that runs began
 when the last one gave tokens; most answers meet fewer prefills than the mean; and prompts that are
-sent during the same step lengthen it, by a ratio that is learnt.
+sent later and join its step lengthen it, by what is learnt.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 from scheduler.placement.prefill_stalls import typical_stretch
 from scheduler.placement.quotes import PlacementQuery, Quote
 from scheduler.placement.self_hosted import SelfHostedFleet
+from scheduler.resident import FirstToken, Joins
 
 LEAST_TRUST = 0.7
 """Share of the expected prefixes that a cache must have had lately to be told as it is expected."""
@@ -21,47 +22,39 @@ KNOWN_STEPS = 4.0
 """Steps after a token until which the beginning of the running one is known from it."""
 
 
-class Told(NamedTuple):
-    """Predicted times from now on.
-
-    `alone_ttft_s`: if no prompt comes later; `ttft_s`: with what such prompts typically add.
-    `behind`: whether other prompts are pending.
-    """
+class TypicalTimes(NamedTuple):
+    """Predicted times from now on. `first`: of the first token, without prompts that come later."""
 
     ttft_s: float
     tpot_s: float
-    alone_ttft_s: float
-    behind: bool
+    first: FirstToken
 
 
-def told(
+def typical_times(
     fleet: SelfHostedFleet, query: PlacementQuery, quote: Quote, index: int, now: float
-) -> Told:
+) -> TypicalTimes:
     """The times of the placement with this index, before the request is added to it."""
     group, request = fleet.groups[index], query.request
     mean = fleet.stretch.item(index)
     token_s = quote.tpot_s.item(index) / mean
     answer_s = query.output_tokens / request.choices * token_s
     stall_s = fleet.pooled[group.fit.prior].stalls.stall_s
-    step_s = token_s * group.model.tokens_per_step
-    alone_s = _alone_ttft_s(fleet, query, quote, index, step_s, now)
-    behind = bool(fleet.states[index].pending)
-    return Told(
-        ttft_s=alone_s * fleet.errors.typical(behind=behind).ratio,
+    first = _first_token(fleet, query, quote, index, token_s * group.model.tokens_per_step, now)
+    return TypicalTimes(
+        ttft_s=fleet.errors.typical_s(first),
         tpot_s=token_s * typical_stretch(mean, answer_s, stall_s),
-        alone_ttft_s=alone_s,
-        behind=behind,
+        first=first,
     )
 
 
-def _alone_ttft_s(
+def _first_token(
     fleet: SelfHostedFleet,
     query: PlacementQuery,
     quote: Quote,
     index: int,
     step_s: float,
     now: float,
-) -> float:
+) -> FirstToken:
     """`step_s`: T of a step with the request."""
     begin_s, end_s, computing_s, waiting_s = (row.item(index) for row in fleet.phase_rows)
     model, early = fleet.groups[index].model, begin_s > now
@@ -70,8 +63,12 @@ def _alone_ttft_s(
     work_s = ahead_s + _prefill_s(fleet, query, quote, index, alone=ahead_s <= 0.0)
     chunks = math.ceil(work_s / fleet.chunk_s.item(index))
     transfer_s = model.transfer.seconds(query.request.prompt_tokens)
-    ttft_s: float = joins_s + work_s + chunks * step_s + transfer_s
-    return ttft_s
+    alone_s: float = joins_s + work_s + chunks * step_s + transfer_s
+    if early:
+        return FirstToken(alone_s, Joins.SHARED, alone_s)
+    if fleet.states[index].pending:  # the longer it waits, the more prompts join it
+        return FirstToken(alone_s, Joins.NEXT, joins_s)
+    return FirstToken(alone_s, Joins.OWN, fleet.step_s.item(index))
 
 
 def _step_left_s(fleet: SelfHostedFleet, index: int, now: float) -> float:
