@@ -164,7 +164,7 @@ class AdminService(AccessService):
         """Deletes a budget. Raises NOT_FOUND if the scope has none."""
         async with rpc_errors(context):
             scope = self._scope(request.scope, "scope", context)
-            if all(budget.scope != scope for budget in self._accounting.budgets.book.budgets):
+            if all(budget.scope != scope for budget in self._budgets()):
                 raise errors.not_found("budget", str(request.scope).replace("\n", " "))
             await self._set_budget("DeleteBudget", scope, None)
             return admin_pb2.DeleteBudgetResponse()
@@ -181,11 +181,7 @@ class AdminService(AccessService):
                 if tenant not in ("", caller.tenant):
                     raise errors.denied(f"tenant: key {caller.key_id} may see {caller.tenant}")
                 tenant = caller.tenant
-            budgets = [
-                budget
-                for budget in self._accounting.budgets.book.budgets
-                if tenant in ("", budget.tenant)
-            ]
+            budgets = [budget for budget in self._budgets() if tenant in ("", budget.tenant)]
             return admin_pb2.ListBudgetsResponse(
                 budgets=[await self._message(budget) for budget in budgets]
             )
@@ -255,6 +251,9 @@ class AdminService(AccessService):
                 leases=len(self._accounting.budgets.book.leases),
             )
 
+    def _budgets(self) -> tuple[Budget, ...]:
+        return self._accounting.budgets.book.applied.budgets
+
     def _operator(self, context: Context, what: str) -> Caller:
         caller = current_caller()
         require(caller, {KeyRole.OPERATOR}, what)
@@ -301,7 +300,7 @@ class AdminService(AccessService):
         """Sets a budget or deletes it (None), for the current caller. Raises RpcError."""
         tenant, key_id, each_session, period = scope
         target = "/".join(filter(None, (tenant, key_id, "each session" * each_session, period)))
-        stood = (each for each in self._accounting.budgets.book.budgets if each.scope == scope)
+        stood = (each for each in self._budgets() if each.scope == scope)
         [before, after] = [
             None if each is None else {"cap_nano_usd": each.cap_nano_usd, "hard": each.hard}
             for each in (next(stood, None), budget)

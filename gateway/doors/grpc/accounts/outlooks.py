@@ -24,7 +24,7 @@ async def get_outlook(
     now_s = time.time()
     budgets = [
         budget
-        for budget in accounting.budgets.book.budgets
+        for budget in accounting.budgets.book.applied.budgets
         if selection.tenant in ("", budget.tenant)
         and (not selection.key_id or budget.key_id in ("", selection.key_id))
     ]
