@@ -242,6 +242,11 @@ class BudgetBook:
                     self._late.add_unaccounted(lease.lease_id, free)
         return tuple(unaccounted)
 
+    def take_unaccounted(self) -> dict[str, int]:
+        """All requests of the earlier process are known by now. Returns the parts of adopted leases
+        that no request has told of, by lease id: they are booked as spent, and return."""
+        return self._late.take_unaccounted()
+
     def due(self, unix_s: float, *, pressed: Holder | None = None) -> tuple[Order, ...]:
         """Amounts that return to the store now: ended and idle leases, and free amounts above 2 %,
         and what late requests have not spent.
