@@ -86,10 +86,10 @@ class AdoptedLeases:
                 self._unreturned.clear()
 
     def _adopted(self, found: OpenLease) -> Lease:
-        holder = self._book.holder(found.tenant, found.key_id, found.session_id)
+        holder = self._book.applied.holder(found.tenant, found.key_id, found.session_id)
         if holder is None:  # its budget was taken away meanwhile
             holder = Holder(found.tenant, found.key_id, None)
-        limits = self._book.accounts(holder, found.opened_unix_s)
+        limits = self._book.applied.accounts(holder, found.opened_unix_s)
         limits = tuple(each for each in limits if each.account.account_id in found.account_ids)
         return Lease(
             lease_id=found.lease_id,

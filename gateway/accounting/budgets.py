@@ -113,14 +113,14 @@ class Budgets:
 
     def holder(self, tenant: str, key_id: str, session_id: str) -> Holder | None:
         """The holder whose lease pays for a request; None where no budget applies."""
-        return self._book.holder(tenant, key_id, session_id)
+        return self._book.applied.holder(tenant, key_id, session_id)
 
     def accounts_of(
         self, tenant: str, key_id: str, session_id: str, unix_s: float
     ) -> list[BudgetAccount]:
         """Returns the budget accounts that count an attempt of a moment."""
         holder = Holder(tenant, key_id, session_id)
-        return [limit.account for limit in self._book.accounts(holder, unix_s)]
+        return [limit.account for limit in self._book.applied.accounts(holder, unix_s)]
 
     def try_reserve(self, request_id: str, holder: Holder, worst_nano_usd: int) -> bool:
         """Reserves the worst case if the holder's lease has room, or if no budget applies any more.
@@ -311,11 +311,11 @@ def settle_against_budgets(book: BudgetBook, settled: SettledAttempt) -> BudgetS
     found = book.settle(settled.request_id, settled.charged_nano_usd)
     if found is not None:
         return found
-    holder = book.holder(settled.tenant, settled.key_id, settled.session_id)
+    holder = book.applied.holder(settled.tenant, settled.key_id, settled.session_id)
     if holder is None:
         return None
     # The budget was set while the request ran: nothing was reserved, but the charge counts.
-    limits = book.accounts(holder, settled.started_unix_s)
+    limits = book.applied.accounts(holder, settled.started_unix_s)
     return BudgetSettlement(
         lease_id=None,
         budgeted_nano_usd=settled.charged_nano_usd or 0,
