@@ -94,6 +94,21 @@ class RunningFront:
     http: HttpPort | None
     console: ConsolePort | None
 
+    @property
+    def http_address(self) -> str | None:
+        """Address of the HTTP doors; None: there are none."""
+        return None if self.http is None else self.http.address
+
+    @property
+    def console_address(self) -> str | None:
+        """Address of the console; None: there is none."""
+        return None if self.console is None else self.console.address
+
+    @property
+    def active_requests(self) -> int:
+        """Number of client requests in progress at this front."""
+        return self.parts.pipeline.active_requests
+
     def apply(self, prepared: PreparedConfiguration, base_dir: Path) -> None:
         """Puts another configuration into force. Raises ConfigError for TLS files that cannot be
         used, and then changes nothing."""
@@ -139,7 +154,7 @@ class RunningFront:
     @property
     def _is_busy(self) -> bool:
         requests = 0 if self.http is None else self.http.listener.requests
-        generations = self.deliveries.open_streams or self.parts.pipeline.active_requests
+        generations = self.deliveries.open_streams or self.active_requests
         return bool(requests or generations)
 
 

@@ -40,7 +40,7 @@ from gateway.runtime.active_configuration import ActiveConfiguration, changed_se
 from gateway.runtime.assembly import SchedulerParts, assemble_with_ledger
 from gateway.runtime.memory import return_large_blocks
 from gateway.runtime.reload import FILE_WATCH, SIGNAL, ReloadRequests, prepared_reload, reload_on
-from gateway.runtime.startup import prepare_start
+from gateway.runtime.startup import announce, prepare_start
 from gateway.runtime.watched_files import watch_files
 from gateway.scheduling.in_process_scheduler import InProcessScheduler
 from gateway.scheduling.settings import metering_state
@@ -76,21 +76,6 @@ class RunningGateway:
     def address(self) -> str:
         """Address of the gRPC door."""
         return self.front.address
-
-    @property
-    def http_address(self) -> str | None:
-        """Address of the HTTP doors; None: there are none."""
-        return None if self.front.http is None else self.front.http.address
-
-    @property
-    def console_address(self) -> str | None:
-        """Address of the console; None: there is none."""
-        return None if self.front.console is None else self.front.console.address
-
-    @property
-    def active_requests(self) -> int:
-        """Number of client requests in progress."""
-        return self.pipeline.active_requests
 
     @property
     def active(self) -> ActiveConfiguration:
@@ -194,11 +179,8 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         # for 30 ms. Spans kept until export make such collections more frequent.
         gc.collect()
         gc.freeze()
-        print(f"moegate listens on {gateway.address}", flush=True)
-        if gateway.http_address is not None:
-            print(f"moegate speaks HTTP on {gateway.http_address}", flush=True)
-        if gateway.console_address is not None:
-            print(f"moegate shows its console on {gateway.console_address}", flush=True)
+        front = gateway.front
+        announce(front.address, http=front.http_address, console=front.console_address)
         reloading = asyncio.create_task(reload_on(reloads, gateway))
         watching = asyncio.create_task(
             watch_files(path, lambda: gateway.active.config, lambda: reloads.ask(FILE_WATCH))
@@ -209,7 +191,7 @@ async def _serve(config: GatewayConfig, path: Path) -> None:
         log.info(
             "draining: %d requests in flight; new calls are taken for %g s more, streams have %g s;"
             " a second signal ends the waiting",
-            gateway.active_requests,
+            front.active_requests,
             config.server.drain_delay_s,
             config.server.drain_s,
         )
@@ -289,7 +271,7 @@ async def running_gateway(
                     port=parts.scheduler,
                     accounting=accounting,
                     load=loop_load,
-                    active_requests=lambda: front.parts.pipeline.active_requests,
+                    active_requests=lambda: front.active_requests,
                     batches=lane.load,
                 )
                 async with (

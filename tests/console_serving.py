@@ -123,6 +123,6 @@ async def serving_console(
 ) -> AsyncIterator[ServingConsole]:
     """Runs a gateway with a console."""
     async with serving.serving(with_console(settings, **server), ready=ready) as served:
-        address = served.gateway.console_address
+        address = served.gateway.front.console_address
         assert address is not None
         yield ServingConsole(served, f"http://{address}")

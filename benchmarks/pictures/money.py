@@ -80,7 +80,7 @@ async def draw(arguments: argparse.Namespace) -> None:
                     # A request opens the tenant's budget with what its rows sum up to.
                     metadata = (("authorization", f"Bearer {tenant}"),)
                     await read_stream(served.stub.Generate(chat_request(), metadata=metadata))
-                url = f"http://{served.gateway.console_address}"
+                url = f"http://{served.gateway.front.console_address}"
                 async with browser.tab() as tab:
                     await tab.size(arguments.width)
                     await tab.scheme("dark" if arguments.dark else "light")

@@ -218,6 +218,7 @@ class Referee:
             self._stepping.discard(engine)
             return
         step = self.engines[engine].finish(self.now)
+        self._begin(engine)  # before anybody is told, as vLLM's engine does
         for resident in step.first:
             if (played := self.played.get(resident.name)) is not None:
                 played.first_s = self.now
@@ -238,7 +239,6 @@ class Referee:
                     output_tokens=resident.generated,
                 )
             )
-        self._begin(engine)
 
     def _progressed(self, resident: Resident, played: Played) -> None:
         if resident.generated > played.told_tokens:

@@ -180,7 +180,7 @@ async def open_accounting(
 
     `fence`: this process leads a cluster, and writes in its name and only while it does; None:
     there is no cluster. `adopt`: the requests of the killed process go on, so that its leases are
-    taken over instead, until `Budgets.end_adoption`. Raises ConfigError where the ledger cannot be
+    taken over instead, until `AdoptedLeases.end`. Raises ConfigError where the ledger cannot be
     opened.
     """
     settings = config.ledger
@@ -229,7 +229,7 @@ async def open_accounting(
             # No other gateway can have the file open: other names are old names of this gateway.
             await database.write(lambda tx: recover_silent_gateways(tx, owner, 0.0))
         await database.write(lambda tx: record_heartbeat(tx, owner))
-        budgets.adopt(adopted)
+        budgets.adopted.begin(adopted)
         opened = Accounting(
             database,
             ledger,

@@ -15,17 +15,16 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Iterable
 
-from gateway.accounting.lease_recovery import record_lost_rows
+from gateway.accounting.adopted_leases import AdoptedLeases
+from gateway.accounting.lease_recovery import record_lost_rows, return_unspent
 from gateway.accounting.ledger.database import LedgerUnavailable
 from gateway.accounting.ledger.leases import (
     LeaseGone,
-    OpenLease,
     Owner,
     close,
     extend,
     give_back,
     owned_by,
-    record_unspent,
 )
 from gateway.accounting.ledger.ledger import Ledger
 from scheduler.budgets.budget import Budget, BudgetAccount, Holder, Limit, Refusal, Scope
@@ -52,7 +51,7 @@ REFUSED_S = 1.0
 """How long a lasting refusal is remembered, so that a client that retries at once costs the
 database nothing."""
 MAX_REFUSED = 10_000
-UNKNOWN_NOTE = "the scheduler was killed: requests that held it are not known"
+LATE_NOTE = "was alive: it has not spent this part of the lease's recovery"
 LOST_NOTE = "the ledger's backlog was full: rows that were lost"
 
 
@@ -76,6 +75,7 @@ class Budgets:
         self._ledger = ledger
         self._owner = owner
         self._book = BudgetBook(lambda: f"{owner.epoch}-{secrets.token_hex(6)}")
+        self.adopted = AdoptedLeases(ledger, self._book, owner)
         self._locks: weakref.WeakValueDictionary[Holder, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
@@ -84,8 +84,6 @@ class Budgets:
         )
         """Extensions of each tenant that may still begin."""
         self._undone: list[Order] = []
-        self._unrecorded: dict[str, int] = {}
-        """Amounts of adopted leases that count as spent, and are booked before their leases end."""
         self._refused: dict[Holder, tuple[float, int, BudgetRefused]] = {}
         self._configured: tuple[Budget, ...] = ()
         self._overrides: dict[Scope, Budget | None] = {}
@@ -115,52 +113,14 @@ class Budgets:
 
     def holder(self, tenant: str, key_id: str, session_id: str) -> Holder | None:
         """The holder whose lease pays for a request; None where no budget applies."""
-        return self._book.holder(tenant, key_id, session_id)
+        return self._book.applied.holder(tenant, key_id, session_id)
 
     def accounts_of(
         self, tenant: str, key_id: str, session_id: str, unix_s: float
     ) -> list[BudgetAccount]:
         """Returns the budget accounts that count an attempt of a moment."""
         holder = Holder(tenant, key_id, session_id)
-        return [limit.account for limit in self._book.accounts(holder, unix_s)]
-
-    def adopt(self, leases: Iterable[OpenLease]) -> None:
-        """Takes over leases of the process before this one, whose requests go on."""
-        self._book.adopt(map(self._adopted, leases))
-
-    def _adopted(self, found: OpenLease) -> Lease:
-        holder = self._book.holder(found.tenant, found.key_id, found.session_id)
-        if holder is None:  # its budget was taken away meanwhile
-            holder = Holder(found.tenant, found.key_id, None)
-        limits = self._book.accounts(holder, found.opened_unix_s)
-        limits = tuple(each for each in limits if each.account.account_id in found.account_ids)
-        return Lease(
-            lease_id=found.lease_id,
-            holder=holder,
-            limits=limits,
-            ends_unix_s=min((limit.ends_unix_s for limit in limits), default=0),
-            granted_nano_usd=found.granted_nano_usd,
-            settled_nano_usd=found.settled_nano_usd,
-        )
-
-    async def end_adoption(self, *, complete: bool) -> None:
-        """Ends the takeover: what is free of an adopted lease returns with its end. `complete`: all
-        requests that the earlier process ran are known; otherwise what they have not accounted for
-        counts as spent."""
-        lost = {
-            lease.lease_id: nano_usd
-            for lease, nano_usd in self._book.end_adoption(complete=complete)
-        }
-
-        if lost:
-            try:
-                # At once, so that it is booked before any row of a front that comes back late.
-                await self._ledger.after_rows(
-                    lambda tx: record_lost_rows(tx, lost, UNKNOWN_NOTE), GRANT_S
-                )
-            except LedgerUnavailable:
-                self._unrecorded |= lost
-                raise
+        return [limit.account for limit in self._book.applied.accounts(holder, unix_s)]
 
     def try_reserve(self, request_id: str, holder: Holder, worst_nano_usd: int) -> bool:
         """Reserves the worst case if the holder's lease has room, or if no budget applies any more.
@@ -230,6 +190,11 @@ class Budgets:
         await self._perform(due)
 
     async def _perform(self, actions: tuple[Order, ...]) -> None:
+        try:
+            await self.adopted.write_pending()
+        except LedgerUnavailable:
+            self._undone.extend(a for a in actions if not isinstance(a, GiveBack))
+            return
         for i, action in enumerate(actions):
             try:
                 await self._to_store(action)
@@ -241,7 +206,9 @@ class Budgets:
 
     async def _to_store(self, action: Order) -> None:
         if isinstance(action, Unspent):
-            await self._ledger.after_rows(lambda tx: record_unspent(tx, action), GRANT_S)
+            unspent = {action.lease_id: action.nano_usd}
+            note = f"{action.request_id} {LATE_NOTE}"
+            await self._ledger.after_rows(lambda tx: return_unspent(tx, unspent, note), GRANT_S)
             return
         lease_id = action.lease.lease_id
         if isinstance(action, GiveBack):
@@ -253,12 +220,6 @@ class Budgets:
             await self._ledger.after_rows(
                 lambda tx: record_lost_rows(tx, {lease_id: lost}, LOST_NOTE), GRANT_S
             )
-        unknown = self._unrecorded.get(lease_id)
-        if unknown is not None:
-            await self._ledger.after_rows(
-                lambda tx: record_lost_rows(tx, {lease_id: unknown}, UNKNOWN_NOTE), GRANT_S
-            )
-            del self._unrecorded[lease_id]
         await self._ledger.after_rows(lambda tx: close(tx, lease_id), GRANT_S)
 
     async def _extend(self, holder: Holder, worst_nano_usd: int) -> None:
@@ -350,11 +311,11 @@ def settle_against_budgets(book: BudgetBook, settled: SettledAttempt) -> BudgetS
     found = book.settle(settled.request_id, settled.charged_nano_usd)
     if found is not None:
         return found
-    holder = book.holder(settled.tenant, settled.key_id, settled.session_id)
+    holder = book.applied.holder(settled.tenant, settled.key_id, settled.session_id)
     if holder is None:
         return None
     # The budget was set while the request ran: nothing was reserved, but the charge counts.
-    limits = book.accounts(holder, settled.started_unix_s)
+    limits = book.applied.accounts(holder, settled.started_unix_s)
     return BudgetSettlement(
         lease_id=None,
         budgeted_nano_usd=settled.charged_nano_usd or 0,

@@ -1,4 +1,5 @@
-"""Books what leases have not settled as spent: of a dead process, or of rows that are lost.
+"""Books what leases have not settled as spent: of a dead process, or of rows that are lost. Takes
+back what turns out not to have been spent.
 
 However many leases there are, the database is asked equally often. Leases are locked before the
 accounts, and both in the order of their ids.
@@ -28,12 +29,14 @@ _FOR_UPDATE = {Dialect.SQLITE: "", Dialect.POSTGRES: " FOR UPDATE"}
 _EPOCH = f"'{recovery_epoch('')}' || id"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Lease:
-    """A lease that this transaction has locked. `rest_nano_usd`: granted and not settled."""
+    """A lease that this transaction has locked. `rest_nano_usd`: granted and not settled;
+    `recovered_nano_usd`: booked as spent by this module."""
 
     lease_id: str
     rest_nano_usd: int
+    recovered_nano_usd: int
     tenant: str
     key_id: str
     session_id: str
@@ -75,58 +78,80 @@ async def recover_silent_gateways(tx: Tx, owner: Owner, silent_s: float) -> int:
     return len(leases)
 
 
+async def return_unspent(tx: Tx, unspent: Mapping[str, int], note: str) -> None:
+    """Takes back what was booked as spent, and is known not to have been. `unspent`: nano-USD by
+    lease, of which at most what is booked returns. Does nothing for a lease that has a row with
+    this note already."""
+    leases = await _locked(
+        tx,
+        f"lease_id IN (SELECT id FROM ({_GIVEN[tx.dialect]}) AS given WHERE NOT EXISTS"
+        f" (SELECT 1 FROM attempt WHERE epoch = {_EPOCH} AND note = $2))",
+        *(_json(unspent), note),
+    )
+    returned = [
+        (lease, min(unspent[lease.lease_id], lease.recovered_nano_usd))
+        for lease in leases
+        if lease.recovered_nano_usd > 0
+    ]
+    # Of an open lease the grant covered the amount as well: its end returns what is not settled.
+    await tx.run(
+        f"{_with_given(tx)} UPDATE lease SET recovered_nano_usd = recovered_nano_usd - amount,"
+        " settled_nano_usd = settled_nano_usd - CASE state WHEN 'open' THEN amount ELSE 0 END,"
+        " granted_nano_usd = granted_nano_usd - CASE state WHEN 'open' THEN amount ELSE 0 END"
+        " FROM given WHERE lease_id = id",
+        _json({lease.lease_id: nano_usd for lease, nano_usd in returned}),
+    )
+    amounts = [(lease, -nano_usd) for lease, nano_usd in returned]
+    await _book(tx, amounts, RowState.CORRECTION, note)
+
+
 async def _locked(tx: Tx, where: str, *values: object) -> list[_Lease]:
     """Locks leases and returns them. One that another gateway has recovered meanwhile does not come
     with `state = 'open'`."""
     rows = await tx.rows(
-        "SELECT lease_id, granted_nano_usd - settled_nano_usd, tenant, key_id, session_id,"
-        f" opened_unix_us, accounts FROM lease WHERE {where} ORDER BY lease_id"
+        "SELECT lease_id, granted_nano_usd - settled_nano_usd, recovered_nano_usd, tenant, key_id,"
+        f" session_id, opened_unix_us, accounts FROM lease WHERE {where} ORDER BY lease_id"
         f"{_FOR_UPDATE[tx.dialect]}",
         *values,
     )
-    return [
-        _Lease(
-            lease_id=lease_id,
-            rest_nano_usd=rest,
-            tenant=tenant,
-            key_id=key_id,
-            session_id=session_id,
-            opened_unix_us=opened_us,
-            accounts=accounts,
-        )
-        for lease_id, rest, tenant, key_id, session_id, opened_us, accounts in rows
-    ]
+    return [_Lease(*row) for row in rows]
 
 
 async def _end(tx: Tx, leases: Sequence[_Lease], note: str) -> None:
     """Ends leases. All that they have not settled counts as spent."""
     await tx.run(
-        f"WITH given AS ({_GIVEN[tx.dialect]}) UPDATE lease SET state = 'recovered',"
-        " closed_unix_us = $2 WHERE lease_id IN (SELECT id FROM given)",
+        f"{_with_given(tx)} UPDATE lease SET state = 'recovered', closed_unix_us = $2"
+        " WHERE lease_id IN (SELECT id FROM given)",
         *(_json({lease.lease_id: lease.rest_nano_usd for lease in leases}), _now_us()),
     )
     await _recover(tx, [(lease, lease.rest_nano_usd) for lease in leases], note)
 
 
 async def _recover(tx: Tx, amounts: Sequence[tuple[_Lease, int]], note: str) -> None:
-    """Writes for each lease a row that covers an unsettled part of it, nano-USD."""
+    """Books an unsettled part of each lease as spent, nano-USD."""
     amounts = [(lease, nano_usd) for lease, nano_usd in amounts if nano_usd > 0]
+    await tx.run(
+        f"{_with_given(tx)} UPDATE lease SET settled_nano_usd = settled_nano_usd + amount,"
+        " recovered_nano_usd = recovered_nano_usd + amount FROM given WHERE lease_id = id",
+        _json({lease.lease_id: nano_usd for lease, nano_usd in amounts}),
+    )
+    await _book(tx, amounts, RowState.LEASE_RECOVERY, note)
+
+
+async def _book(tx: Tx, amounts: Sequence[tuple[_Lease, int]], state: RowState, note: str) -> None:
+    """Writes a row for each lease, and adds its amount to the accounts of the lease. What is not
+    spent was committed before and is so no more."""
     if not amounts:
         return
     given = _json({lease.lease_id: nano_usd for lease, nano_usd in amounts})
-    with_given = f"WITH given AS ({_GIVEN[tx.dialect]})"
     await tx.run(
-        f"{with_given} UPDATE lease SET settled_nano_usd = settled_nano_usd + amount,"
-        " recovered_nano_usd = recovered_nano_usd + amount FROM given WHERE lease_id = id",
-        given,
-    )
-    await tx.run(
-        f"{with_given} INSERT INTO fold (epoch, folded_seq) SELECT {_EPOCH}, -1 FROM given"
+        f"{_with_given(tx)} INSERT INTO fold (epoch, folded_seq) SELECT {_EPOCH}, -1 FROM given"
         " WHERE true ON CONFLICT (epoch) DO NOTHING",
         given,
     )
     last = await tx.rows(
-        f"{with_given} SELECT id, (SELECT MAX(seq) FROM attempt WHERE epoch = {_EPOCH}) FROM given",
+        f"{_with_given(tx)} SELECT id, (SELECT MAX(seq) FROM attempt WHERE epoch = {_EPOCH})"
+        " FROM given",
         given,
     )
     seqs = {lease_id: 0 if seq is None else seq + 1 for lease_id, seq in last}
@@ -135,7 +160,7 @@ async def _recover(tx: Tx, amounts: Sequence[tuple[_Lease, int]], note: str) -> 
         bare_row(
             epoch=recovery_epoch(lease.lease_id),
             seq=seqs[lease.lease_id],
-            state=RowState.LEASE_RECOVERY.value,
+            state=state.value,
             tenant=lease.tenant,
             key_id=lease.key_id,
             session_id=lease.session_id,
@@ -153,8 +178,12 @@ async def _recover(tx: Tx, amounts: Sequence[tuple[_Lease, int]], note: str) -> 
     added: dict[str, tuple[int, int]] = {}
     for lease, nano_usd in amounts:
         for name in account_ids(lease.accounts):
-            add_to(added, name, nano_usd, 0)
+            add_to(added, name, nano_usd, min(nano_usd, 0))
     await apply(tx, added)
+
+
+def _with_given(tx: Tx) -> str:
+    return f"WITH given AS ({_GIVEN[tx.dialect]})"
 
 
 def _json(amounts: Mapping[str, int]) -> str:

@@ -174,8 +174,17 @@ async def leader_side(
             host.settle_keys(complete=complete)
             if told is not None:
                 await take_over_fleet(parts.scheduler, told)
-            await accounting.budgets.end_adoption(complete=complete and before.complete)
+            assert opening is not None
+            for front in host.left.ended:
+                opening.account_for(front)
+            known = opening.all_known.is_set() or (complete and before.complete)
+            await accounting.budgets.adopted.end(complete=known)
             host.left.end()
+
+        async def return_unaccounted(opening: Opening) -> None:
+            await opening.over()
+            await opening.all_known.wait()
+            await accounting.budgets.adopted.return_unaccounted()
 
         async def publish(table: AccessTable) -> None:
             active.use_access(table)
@@ -183,7 +192,11 @@ async def leader_side(
             # It joins again, and is welcomed with the table.
             await publish_access(table, host, lambda front, why: front.connection.close(why))
 
-        opening = Opening(expected(before, around.gateway), opened) if term > 1 else None
+        opening = None
+        if term > 1:
+            opening = Opening(expected(before, around.gateway), opened, missed=before.missed)
+            returning = asyncio.create_task(return_unaccounted(opening), name="moegate-adoption")
+            stack.callback(returning.cancel)
         listing = FrontListing(before.names or (), renew)
         host = SchedulerHost(
             parts.scheduler,

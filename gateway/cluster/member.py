@@ -75,29 +75,9 @@ class RunningMember:
     reload_lock: asyncio.Lock
 
     @property
-    def address(self) -> str:
-        """Address of the gRPC door."""
-        return self.front.address
-
-    @property
-    def http_address(self) -> str | None:
-        """Address of the HTTP doors; None: there are none."""
-        return None if self.front.http is None else self.front.http.address
-
-    @property
-    def console_address(self) -> str | None:
-        """Address of the console; None: there is none."""
-        return None if self.front.console is None else self.front.console.address
-
-    @property
     def active(self) -> ActiveConfiguration:
         """The configuration in force."""
         return self.front.active
-
-    @property
-    def active_requests(self) -> int:
-        """Number of client requests in progress at this front."""
-        return self.front.parts.pipeline.active_requests
 
     @property
     def access(self) -> AccessStore | None:
@@ -153,7 +133,7 @@ async def running_member(
     name = process_name()
 
     def active_requests() -> int:
-        return 0 if front is None else front.parts.pipeline.active_requests
+        return 0 if front is None else front.active_requests
 
     async def reload_file() -> list[str]:
         if member is None:

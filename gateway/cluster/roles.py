@@ -154,8 +154,10 @@ class Roles:
     def names(self) -> frozenset[str] | None:
         """Returns the fronts that this leader has, or that may come back to it, to be written to
         the lease's row; None: they are not known, while its scheduler starts or ends, or waits for
-        those of the one before."""
+        those of the one before, or has not booked what none of these has told of."""
         if self.side is None or not self.side.host.is_open:
+            return None
+        if not self.side.accounting.budgets.adopted.are_booked:
             return None
         names = self.side.host.incarnations
         self.side.listing.writing(names)

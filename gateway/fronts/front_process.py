@@ -258,7 +258,7 @@ class FrontProcess:
         instruments = parts.observing.instruments
         return Measured(
             page=page_samples(None if instruments is None else instruments.registry),
-            active_requests=front.parts.pipeline.active_requests,
+            active_requests=front.active_requests,
             busy_share=parts.load.share_now(),
             dropped_log_lines=dropped_lines(),
             lost_ends=self.scheduler.record.lost_ends,

@@ -218,7 +218,7 @@ async def running_scheduler_side(
         host.settle_keys(complete=complete)
         if told is not None:
             await take_over_fleet(parts.scheduler, told)
-        await accounting.budgets.end_adoption(complete=complete)
+        await accounting.budgets.adopted.end(complete=complete)
 
     async with contextlib.AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(upstream_session())

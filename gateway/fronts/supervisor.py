@@ -22,6 +22,7 @@ from gateway.fronts.listening import shared_port
 from gateway.fronts.messages import SchedulerSetting
 from gateway.fronts.processes import FrontProcesses, front_command
 from gateway.fronts.scheduler_keeper import SchedulerKeeper
+from gateway.runtime.startup import announce
 
 log = logging.getLogger(__name__)
 
@@ -135,11 +136,7 @@ async def serve_fronts(config: GatewayConfig, path: Path, log_level: str, count:
         loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
     async with running_fronts(config, path, count, log_level=log_level) as gateway:
         loop.add_signal_handler(signal.SIGHUP, gateway.reload)
-        print(f"moegate listens on {gateway.address}", flush=True)
-        if gateway.http_address is not None:
-            print(f"moegate speaks HTTP on {gateway.http_address}", flush=True)
-        if gateway.console_address is not None:
-            print(f"moegate shows its console on {gateway.console_address}", flush=True)
+        announce(gateway.address, http=gateway.http_address, console=gateway.console_address)
         await stop.wait()
         log.info(
             "draining: new calls are taken for %g s more, streams have %g s; a second signal ends"

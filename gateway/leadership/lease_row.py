@@ -68,7 +68,7 @@ taken AS (
   RETURNING term, fronts, front_names
 )
 SELECT taken.term, taken.fronts, taken.front_names,
-  old.term = $6 AND old.fronts >= 0
+  old.name, old.fronts >= 0, old.term = $6 AND old.fronts >= 0
     AND old.expires_at > clock_timestamp() + {MARGIN} * $5 * INTERVAL '1 second'
     AND pg_try_advisory_xact_lock({_LOCK.format(name="old.name")}),
   pg_notify('{CHANNEL}', $1)
@@ -97,12 +97,15 @@ WHERE datname = current_database() AND application_name = $1"""
 class LeaderBefore:
     """What is known of the leader before. `fronts`: of those that it had, those that are expected
     at the next leader; `complete`: whether these are all; `gone`: its process has ended, and no
-    other may still run requests; `names`: of the expected fronts; None: it has not written any."""
+    other may still run requests; `names`: of the expected fronts; None: it has not written any.
+    `missed`: its own front, where that is the only one beside them; "": there is none beside them;
+    None: there may be more."""
 
     fronts: int
     complete: bool
     gone: bool = False
     names: frozenset[str] | None = None
+    missed: str | None = None
 
 
 class Fronts(Protocol):
@@ -170,13 +173,14 @@ class LeaseRow:
         )
         if not found:
             return None
-        _, fronts, names, is_gone, _ = found[0]
+        _, fronts, names, old_name, knew_fronts, is_gone, _ = found[0]
         given_back = fronts >= 0
         self.before = LeaderBefore(
             fronts if given_back else -fronts - 1,
             complete=given_back,
             gone=bool(is_gone),
             names=None if names is None else frozenset(names),
+            missed=("" if given_back else old_name) if names is not None and knew_fronts else None,
         )
         return Leader(term=found[0][0], name=self._name, address=address, wire_version=wire_version)
 

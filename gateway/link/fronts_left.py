@@ -61,6 +61,8 @@ class FrontsLeft:
         self._booked: deque[tuple[str, int]] = deque()
         """Fronts that are booked, and the ledger's rows then."""
         self._settling: asyncio.Task[None] | None = None
+        self.ended: set[str] = set()
+        """Fronts that are known to have ended, and were taken over from a whole copy."""
 
     def add(self, copies: FrontCopies, present: Callable[[str], bool]) -> None:
         """Another front has told these copies. `present`: whether a front is here."""
@@ -93,6 +95,8 @@ class FrontsLeft:
             told = Resumed(reports=0, slots={})
             resume(session, map(self._with_output, states), told, booked)
             self._taken.append((front, session))
+            if kept.complete and kept.term == self._gone_term:
+                self.ended.add(front)
             log.info(
                 "front %s has ended with its leader, with %d requests, %d of its attempts were"
                 " booked already",

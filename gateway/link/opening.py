@@ -42,9 +42,12 @@ class Opening:
         expected: ExpectedFronts,
         on_open: Callable[[Resumed | None, bool], Awaitable[None]],
         longest_s: float = LONGEST_S,
+        missed: str | None = None,
     ) -> None:
         """`on_open`: awaited before requests are admitted, with what the front told that has seen
-        the newest view of the fleet (None: there is none), and whether all fronts are back."""
+        the newest view of the fleet (None: there is none), and whether all fronts are back.
+        `missed`: the one front of before that is not waited for; "": there is none; None: there may
+        be more."""
         self._expected = expected
         self._longest_s = longest_s
         self._until_s: float | None = None
@@ -52,6 +55,9 @@ class Opening:
         self._told: dict[str, Resumed] = {}
         self._opening: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()
+        self._unheard = None if missed is None else {*expected.names, missed} - {""}
+        self.all_known = asyncio.Event()
+        """Set when all fronts of before are accounted for, also after the opening."""
 
     @property
     def is_over(self) -> bool:
@@ -60,11 +66,19 @@ class Opening:
 
     async def joined(self, incarnation: str, told: Resumed) -> None:
         """A front is back. Returns when requests are admitted."""
+        self.account_for(incarnation)
         if self._opening is None:
             self._told[incarnation] = told
             if self._expected.are_in(self._told):
                 self._open(complete=True)
         await self.over()
+
+    def account_for(self, incarnation: str) -> None:
+        """What a front ran is known: it has told it, or it has ended and a copy has told it."""
+        if self._unheard is not None:
+            self._unheard.discard(incarnation)
+            if not self._unheard:
+                self.all_known.set()
 
     async def over(self) -> None:
         """Returns when requests are admitted."""

@@ -1,5 +1,8 @@
-"""What a gateway needs before it starts. `moegate serve` and `moegate check` both call `startable`,
-so that a file which one of them accepts is accepted by the other."""
+"""The start of a gateway: what it needs before, and what it prints after.
+
+`moegate serve` and `moegate check` both call `startable`, so that a file which one of them accepts
+is accepted by the other.
+"""
 
 from __future__ import annotations
 
@@ -66,3 +69,12 @@ def _meter_state(config: GatewayConfig, base_dir: Path) -> Iterator[Problem]:
     except UnreadableCheckpoint as error:
         message = f"the meter begins anew: {error}"
         yield problem("metering.state", config.metering.state, message, "restore it, or remove it")
+
+
+def announce(address: str, *, http: str | None, console: str | None) -> None:
+    """Prints where a gateway that has just started listens. None: there is no such port."""
+    print(f"moegate listens on {address}", flush=True)
+    if http is not None:
+        print(f"moegate speaks HTTP on {http}", flush=True)
+    if console is not None:
+        print(f"moegate shows its console on {console}", flush=True)

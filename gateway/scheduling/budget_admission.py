@@ -138,7 +138,7 @@ class BudgetAdmission:
         request, holder = submission.request, self._holder(submission)
         groups = self._allowed(request)
         priced = [group for group in groups if group.rates is not None]
-        is_hard = holder is not None and self._budgets.book.is_hard(holder)
+        is_hard = holder is not None and self._budgets.book.applied.is_hard(holder)
         capped = submission.max_cost_nano_usd is not None or is_hard
         if groups and capped and not priced:
             return _price_unknown(submission, groups)

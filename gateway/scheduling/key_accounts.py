@@ -36,7 +36,7 @@ class KeyAccounts:
         """The budgets of a key and of its tenant, those of single sessions apart; None: unknown."""
         budgets = [
             budget
-            for budget in self._budgets.book.budgets_of(tenant, key_id)
+            for budget in self._budgets.book.applied.of_key(tenant, key_id)
             if not budget.each_session
         ]
         if not budgets:

@@ -85,9 +85,9 @@ class GatewayFigures:
     async def _look(self) -> list[BudgetLeft]:
         book = self.accounting.budgets.book
         limits: list[Limit] = []
-        for budget in book.budgets[:MAX_BUDGETS]:
+        for budget in book.applied.budgets[:MAX_BUDGETS]:
             if not budget.each_session:
-                limits.extend(_limits(book.accounts(_holder(budget), time.time()), budget))
+                limits.extend(_limits(book.applied.accounts(_holder(budget), time.time()), budget))
         if not limits:
             return []
         return await self.accounting.database.read(lambda tx: _left(tx, limits))

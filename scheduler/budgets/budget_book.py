@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from scheduler.budgets.budget import MOST_FREE_DIVISOR, Budget, BudgetAccount, Holder, Limit
-from scheduler.budgets.budget_window import window_at
+from scheduler.budgets.applied_budgets import AppliedBudgets
+from scheduler.budgets.budget import MOST_FREE_DIVISOR, Budget, BudgetAccount, Holder
 from scheduler.budgets.late_holds import LateHolds
 from scheduler.budgets.lease import Lease
 from scheduler.budgets.lease_orders import Close, Extend, GiveBack, Unspent
@@ -58,24 +58,13 @@ class BudgetSettlement:
     others: tuple[BudgetAccount, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Applying:
-    """The budgets of a key. `holder`: the one holder of all its requests, if no budget is per
-    session."""
-
-    budgets: tuple[Budget, ...]
-    holder: Holder | None
-    hard: bool
-
-
 @dataclass(slots=True)
 class BudgetBook:
     """The leases and reservations of one process. `new_lease_id` gives unique names."""
 
     new_lease_id: Callable[[], str]
     hold_s: float = FIRST_HOLD_S
-    _of_key: dict[tuple[str, str], _Applying] = field(default_factory=dict)
-    _all: tuple[Budget, ...] = ()
+    applied: AppliedBudgets = field(default_factory=AppliedBudgets)
     _leases: dict[Holder, Lease] = field(default_factory=dict)
     _ending: dict[str, Lease] = field(default_factory=dict)
     _holds: dict[str, _Hold] = field(default_factory=dict)
@@ -87,61 +76,17 @@ class BudgetBook:
         return f"<BudgetBook: {len(self._leases)} leases, {len(self._holds)} reservations>"
 
     @property
-    def budgets(self) -> tuple[Budget, ...]:
-        """All budgets in force."""
-        return self._all
-
-    @property
     def leases(self) -> tuple[Lease, ...]:
         """Every open lease, for reading."""
         return (*self._leases.values(), *self._ending.values())
 
     def set_budgets(self, budgets: Iterable[Budget]) -> None:
         """Puts budgets into force; leases of earlier budgets end with their last request."""
-        before, self._all = self._of_key, tuple(budgets)
-        self._of_key = {}
+        before, self.applied = self.applied, AppliedBudgets(budgets)
         for holder in list(self._leases):
-            name = (holder.tenant, holder.key_id)
-            if self._applying(*name) != before.get(name):
+            name = holder.tenant, holder.key_id
+            if self.applied.of_key(*name) != before.of_key(*name):
                 self._end(holder)
-
-    def holder(self, tenant: str, key_id: str, session_id: str) -> Holder | None:
-        """The holder of a request; None if no budget applies. Requests without a session share the
-        session id ""."""
-        applying = self._applying(tenant, key_id)
-        if applying.holder is not None or not applying.budgets:
-            return applying.holder
-        return Holder(tenant, key_id, session_id)
-
-    def budgets_of(self, tenant: str, key_id: str) -> tuple[Budget, ...]:
-        """The budgets that apply to the key: its own and its tenant's."""
-        return self._applying(tenant, key_id).budgets
-
-    def is_hard(self, holder: Holder) -> bool:
-        """Whether any budget of the holder refuses requests."""
-        return self._applying(holder.tenant, holder.key_id).hard
-
-    def accounts(self, holder: Holder, unix_s: float) -> tuple[Limit, ...]:
-        """The accounts of the holder at a time, in the order in which the store locks them."""
-        limits = []
-        for budget in self._applying(holder.tenant, holder.key_id).budgets:
-            window = window_at(budget.period, unix_s)
-            account = BudgetAccount(
-                tenant=budget.tenant,
-                key_id=budget.key_id,
-                session_id=holder.session_id if budget.each_session else None,
-                period=budget.period,
-                starts_unix_s=window.starts_unix_s,
-            )
-            limits.append(
-                Limit(
-                    account=account,
-                    cap_nano_usd=budget.cap_nano_usd,
-                    hard=budget.hard,
-                    ends_unix_s=window.ends_unix_s,
-                )
-            )
-        return tuple(sorted(limits, key=lambda limit: limit.account.account_id))
 
     def reserve(self, request_id: str, holder: Holder, worst_nano_usd: int, unix_s: float) -> bool:
         """Reserves the amount and returns True, if the holder's lease has as much free.
@@ -228,7 +173,7 @@ class BudgetBook:
         if self._leases.get(lease.holder) is lease:
             return ()  # the lease covers all budgets in force
         known = {limit.account for limit in lease.limits}
-        limits = self.accounts(lease.holder, unix_s)
+        limits = self.applied.accounts(lease.holder, unix_s)
         return tuple(limit.account for limit in limits if limit.account not in known)
 
     def release(self, request_id: str, unix_s: float) -> None:
@@ -272,7 +217,7 @@ class BudgetBook:
             return
         lease = self._ending.get(lease_id) or self._leases.get(holder)
         if lease is None or lease.lease_id != lease_id:
-            limits = self.accounts(holder, unix_s)
+            limits = self.applied.accounts(holder, unix_s)
             lease = Lease(lease_id=lease_id, holder=holder, limits=limits, ends_unix_s=0)
         late = self._late.tell(request_id, lease_id, nano_usd)
         if not late:
@@ -296,6 +241,11 @@ class BudgetBook:
                     unaccounted.append((lease, free))
                     self._late.add_unaccounted(lease.lease_id, free)
         return tuple(unaccounted)
+
+    def take_unaccounted(self) -> dict[str, int]:
+        """All requests of the earlier process are known by now. Returns the parts of adopted leases
+        that no request has told of, by lease id: they are booked as spent, and return."""
+        return self._late.take_unaccounted()
 
     def due(self, unix_s: float, *, pressed: Holder | None = None) -> tuple[Order, ...]:
         """Amounts that return to the store now: ended and idle leases, and free amounts above 2 %,
@@ -328,29 +278,13 @@ class BudgetBook:
         ]
         return (*self._late.take(), *map(self._close, ended))
 
-    def _applying(self, tenant: str, key_id: str) -> _Applying:
-        found = self._of_key.get((tenant, key_id))
-        if found is None:
-            budgets = tuple(
-                budget
-                for budget in self._all
-                if budget.tenant == tenant and budget.key_id in ("", key_id)
-            )
-            shared = budgets and not any(budget.each_session for budget in budgets)
-            found = self._of_key[tenant, key_id] = _Applying(
-                budgets=budgets,
-                holder=Holder(tenant, key_id, None) if shared else None,
-                hard=any(budget.hard for budget in budgets),
-            )
-        return found
-
     def _lease(self, holder: Holder, unix_s: float) -> Lease:
         lease = self._leases.get(holder)
         if lease is not None and unix_s < lease.ends_unix_s:
             return lease
         if lease is not None:
             self._end(holder)
-        limits = self.accounts(holder, unix_s)
+        limits = self.applied.accounts(holder, unix_s)
         if not limits:
             raise NoBudget
         if len(self._leases) + len(self._ending) >= MAX_LEASES:

@@ -56,6 +56,13 @@ class LateHolds:
                 Unspent(lease_id=lease_id, request_id=request_id, nano_usd=unspent_nano_usd)
             )
 
+    def take_unaccounted(self) -> dict[str, int]:
+        """All requests are known: returns what none of them has told of, by lease id. It is no part
+        of what is told later."""
+        found = {lease_id: left for lease_id, left in self._unaccounted.items() if left > 0}
+        self._unaccounted.clear()
+        return found
+
     def due(self, unix_s: float) -> tuple[Unspent, ...]:
         """What the store has to take back now. What is told after `LATE_S` stays spent."""
         if self._unaccounted and self._until_s is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,18 @@ from hypothesis import strategies as st
 from benchmarks.lab.fleets import FLEETS
 from benchmarks.referee.cells import TROUBLES, RefereeRun, figures_of, play
 from benchmarks.referee.engine import Figures, RefereeEngine, Resident, Size
+from benchmarks.referee.fleet import Referee
+from scheduler.contract import (
+    Action,
+    AttemptEnded,
+    Event,
+    PlacementKind,
+    Request,
+    Start,
+    Tick,
+)
+from simulation.arrivals import Arrival
+from tests.scheduler.requests_made import request
 
 FIGURES = Figures(
     experts=128, experts_per_token=8, fixed_s=3e-3, expert_s=1e-4, each_s=2e-5, memory_s=1e-8,
@@ -219,6 +232,50 @@ def test_the_oldest_always_goes_on_and_all_end(
         step += 1
         assert step < 100 + 2 * total * len(load)
     assert one.used_tokens == 0
+
+
+class Follows:
+    """Sends the first two requests on arrival, and the third one when the first has ended."""
+
+    def __init__(self, one: RefereeEngine) -> None:
+        self.one = one
+        self.held: list[Action] = []
+        self.ends: dict[str, int] = {}
+        """Step of the engine that gave each request its last token."""
+
+    def submit(self, request: Request, now: float) -> Sequence[Action]:
+        """Every request is for the only engine."""
+        start = Start(
+            request_id=request.request_id, attempt=1, placement="p", reason="only",
+            kind=PlacementKind.SELF_HOSTED, predicted_ttft_s=None, predicted_tpot_s=None,
+        )  # fmt: skip
+        if request.request_id != "follows":
+            return (start,)
+        self.held.append(start)
+        return ()
+
+    def handle(self, event: Event, now: float) -> Sequence[Action]:
+        """Nothing but an end matters."""
+        held: Sequence[Action] = ()
+        if isinstance(event, AttemptEnded):
+            self.ends[event.request_id] = self.one.steps
+            held, self.held = self.held, []
+        return held
+
+    def tick(self, now: float) -> Tick:
+        """Time alone starts nothing."""
+        return Tick(actions=(), next_wake_s=None)
+
+
+def test_what_is_sent_at_the_end_of_a_step_waits_for_the_next_one_which_has_begun() -> None:
+    load = [
+        Arrival(request=request(name, arrival_s=0.0, prompt_tokens=100), output_tokens=tokens)
+        for name, tokens in (("ends", 2), ("decodes", 6), ("follows", 1))
+    ]
+    one = engine()
+    decider = Follows(one)
+    Referee(["p"], [one], decider).run(load)
+    assert decider.ends == {"ends": 2, "follows": 4, "decodes": 7}
 
 
 def test_its_figures_differ_from_what_the_scheduler_believes() -> None:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gateway.accounting.ledger.append import add_to, apply, recovery_epoch, take_back
 from gateway.accounting.ledger.database import Tx
 from scheduler.budgets.budget import BudgetAccount, Grant, Holder, Limit, Position, Refusal, grant
-from scheduler.budgets.lease_orders import Extend, Unspent
+from scheduler.budgets.lease_orders import Extend
 
 _LOCK = (
     "UPDATE account SET settled_nano_usd = settled_nano_usd WHERE account_id = $1"
@@ -138,30 +137,6 @@ async def close(tx: Tx, lease_id: str) -> None:
     )
     for accounts, unused in found:
         await tx.many(_GIVE_BACK, [(name, unused) for name in account_ids(accounts)])
-
-
-async def record_unspent(tx: Tx, step: Unspent) -> None:
-    """Takes back what was booked as spent of a request that is known to have ended without spending
-    it. Does nothing when it is called again."""
-    found = await tx.rows(
-        "UPDATE lease SET state = state WHERE lease_id = $1"
-        " RETURNING accounts, state, recovered_nano_usd",
-        step.lease_id,
-    )
-    note = f"{step.request_id} was alive: it has not spent this part of the lease's recovery"
-    for accounts, state, recovered in found:
-        amount = min(step.nano_usd, recovered)
-        known = await tx.rows(
-            "SELECT 1 FROM attempt WHERE epoch = $1 AND note = $2",
-            *(recovery_epoch(step.lease_id), note),
-        )
-        if amount <= 0 or known:
-            return
-        await take_back(tx, step.lease_id, amount, note, from_grant=state == "open")
-        added: dict[str, tuple[int, int]] = {}
-        for name in account_ids(accounts):
-            add_to(added, name, -amount, -amount)
-        await apply(tx, added)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,10 @@ import re
 from collections.abc import Mapping
 
 import msgspec
+from msgspec import structs
+
+from gateway.upstream.half_characters import whole
+from gateway.upstream.lenient import NotJson, read_json
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_TEXT_CHARS = 2000
@@ -27,6 +31,7 @@ _TEXTS = (
 )
 _WORDS = ("code", "type", "status", "reason", "error_code", "error_type", "name", "__type", "param")
 NO_ERROR = frozenset({"0", "200", "ok", "success"})
+_EVENT_SIGNS = ("data:", "event:")
 _TITLE = re.compile(r"<title[^>]{0,200}>(.{0,300}?)</title>", re.I | re.S)
 _ECHOES = (
     # vLLM's schema check ends each line with "'input': <what was sent>}".
@@ -55,11 +60,23 @@ class ErrorReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def read_error(body: bytes) -> ErrorReport | None:
-    """The error in a JSON body; None: it holds none."""
+    """The error in a JSON body; None: it holds none. Halves of characters, and bytes that are not
+    UTF-8, become U+FFFD."""
+    body = body[: 2 * MAX_BODY_BYTES]
     try:
-        return error_in(msgspec.json.decode(body[: 2 * MAX_BODY_BYTES]))
+        return error_in(msgspec.json.decode(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        found = error_in(read_json(body))
+    except NotJson:
         return None
+    if found is None:
+        return None
+    message = whole(found.message)
+    if not message.strip("\ufffd "):
+        message = ""  # nothing of it can be read
+    return structs.replace(found, message=message, param=whole(found.param))
 
 
 def read_any_error(body: bytes) -> ErrorReport:
@@ -76,6 +93,7 @@ def read_any_error(body: bytes) -> ErrorReport:
         return ErrorReport(message=html.unescape(title[1]).strip() if title else "")
     # A long text is a page, a log or an echo, and no message.
     is_text = len(text) <= MAX_TEXT_CHARS and text[:1] not in ("{", "[") and text != "null"
+    is_text = is_text and not text.startswith(_EVENT_SIGNS)  # a stream, which quotes output
     printable = is_text and all(c.isprintable() or c.isspace() for c in text)
     return ErrorReport(message=text if printable else "")
 

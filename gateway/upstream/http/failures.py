@@ -18,6 +18,8 @@ from gateway.upstream.http.retry_hints import body_wait, retry_after_s
 MAX_PARAM_CHARS = 100
 _SIGNS = (b'"error', b'"message"', b'"Message"', b'"msg"', b'"detail"', b'"base_resp"')
 """One of these stands in every error that is none by its type."""
+MAX_NESTED = 4
+"""Objects in one another that an error may be wrapped in."""
 
 
 def http_failure(
@@ -45,11 +47,11 @@ def failure_of_event(payload: bytes) -> UpstreamFailure | None:
     return None if error is None or not error.words else _in_band(error, payload)
 
 
-def is_blank(error: object) -> bool:
+def is_blank(error: object, nested: int = MAX_NESTED) -> bool:
     """Whether an error field tells none: some servers send one with each event, whose fields are
-    null, empty, or words of success."""
-    if isinstance(error, dict):
-        return all(map(is_blank, error.values()))
+    null, empty, or words of success. `nested`: objects in objects are looked into so deep."""
+    if isinstance(error, dict) and nested:
+        return all(is_blank(value, nested - 1) for value in error.values())
     return not error or (isinstance(error, str | int) and str(error).lower() in NO_ERROR)
 
 

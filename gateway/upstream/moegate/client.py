@@ -194,7 +194,7 @@ class MoegateClient:
                     elif not decoder.finished:
                         bounds.record_life(now())
                 yield decoder.end()
-                if decoder.ended:
+                if decoder.ended and not decoder.cut:
                     await _await_status(call)
             finally:
                 call.cancel()  # no effect once it has ended

@@ -6,6 +6,7 @@ The reverse of `gateway/doors/grpc/requests.py` and `gateway/translation/respons
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from math import isfinite
 
 from msgspec import structs
 
@@ -16,6 +17,9 @@ from gateway.domain.generation import (
     Chat,
     ChoiceDelta,
     Chunk,
+    Deviation,
+    DeviationKind,
+    FinishReason,
     Generation,
     Grammar,
     Image,
@@ -34,7 +38,7 @@ from gateway.translation.chat_input import ROLES, TOOL_MODES, parse_signatures
 from gateway.translation.chat_options import EFFORTS
 from gateway.translation.responses import FINISH, signature_message, tool_call_message
 from gateway.translation.slo_classes import PROTO_OF
-from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds
+from gateway.upstream.answer_bounds import UNBOUNDED, AnswerBounds, shortened
 from gateway.upstream.signatures import SignatureBounds, forwarded_origin, origin_behind
 from gateway.upstream.token_estimate import estimated_tokens
 from gateway.upstream.usage_claims import Claim, Seen, judged, larger
@@ -217,6 +221,10 @@ class AnswerDecoder:
     `choices`: how many were requested. `prompt_tokens`: estimates them, called if no usage comes.
     `origin`: of the other gateway, becomes a part of the origins of signatures. `bounds`: what the
     answer can hold at most.
+
+    Attributes:
+        started: the first output has come.
+        cut: too much output has come, so that nothing that follows matters.
     """
 
     def __init__(
@@ -234,14 +242,17 @@ class AnswerDecoder:
         self._origin = origin
         self._signatures = [SignatureBounds() for _ in range(choices)]
         self._output_tokens = 0
-        self._output_bytes = 0
+        self._pieces = [0] * choices
+        self._bytes = [0] * choices
+        self.cut = False
+        self._deviations: list[Deviation] = []
         self._done: generation_pb2.Done | None = None
         self.started = False
 
     @property
     def ended(self) -> bool:
-        """Whether the last message has come."""
-        return self._done is not None
+        """Whether the last message, or too much output, has come."""
+        return self._done is not None or self.cut
 
     @property
     def finished(self) -> bool:
@@ -256,6 +267,13 @@ class AnswerDecoder:
                     text = f"{len(message.delta.choices)} parts in one message"
                     raise UpstreamFailure(FailureKind.PROTOCOL, text)
                 deltas = tuple(self._delta(choice) for choice in message.delta.choices)
+                if self.cut:
+                    length = FinishReason.LENGTH
+                    deltas += tuple(
+                        ChoiceDelta(index=index, finish_reason=length)
+                        for index in sorted(self._unfinished)
+                    )
+                    self._unfinished.clear()
                 # Empty ones are a sign of life, and no output.
                 if not all(_is_empty(choice) for choice in message.delta.choices):
                     return Chunk(deltas=deltas, output_tokens=self._output_tokens)
@@ -270,8 +288,9 @@ class AnswerDecoder:
         if missing and (missing == self._choices or missing != done.missing_choices):
             cut = f"the stream was cut: {missing} of {self._choices} choices unfinished"
             raise UpstreamFailure(FailureKind.SERVER_ERROR, cut)
-        least = max(self._output_tokens, estimated_tokens(self._output_bytes))
-        seen = Seen(size_bytes=self._output_bytes, least_tokens=least)
+        size_bytes = sum(self._bytes)
+        least = max(self._output_tokens, estimated_tokens(size_bytes))
+        seen = Seen(size_bytes=size_bytes, least_tokens=least, cut=self.cut)
         claim = claim_of(done.usage) if done.HasField("usage") else Claim()
         usage, refused = judged(claim, seen, self._bounds, self._estimated_prompt_tokens)
         if done.usage.estimated:
@@ -280,19 +299,20 @@ class AnswerDecoder:
             deltas=(),
             output_tokens=usage.completion_tokens,
             usage=usage,
-            model=done.model,
+            model=done.model[:MAX_ID_CHARACTERS],
             response_id=done.request_id[:MAX_ID_CHARACTERS],
             missing_choices=missing,
-            deviations=refused,
+            deviations=(*self._deviations, *refused),
         )
 
     def _delta(self, proto: generation_pb2.ChoiceDelta) -> ChoiceDelta:
         if proto.index >= self._choices:
             message = f"choice {proto.index} in a stream of {self._choices} choices"
             raise UpstreamFailure(FailureKind.PROTOCOL, message)
+        reason = _FINISH.get(proto.finish_reason, FinishReason.STOP)  # of a later version
         if proto.finish_reason not in _FINISH:
-            message = f"finish reason {proto.finish_reason} is unknown here"
-            raise UpstreamFailure(FailureKind.PROTOCOL, message)
+            word = Deviation(kind=DeviationKind.FINISH_WORD, detail=str(proto.finish_reason))
+            self._deviations.append(word)
         delta = ChoiceDelta(
             index=proto.index,
             text=proto.text,
@@ -311,21 +331,33 @@ class AnswerDecoder:
                 TokenLogprob(
                     token=entry.token,
                     logprob=entry.logprob,
-                    top=tuple((top.token, top.logprob) for top in entry.top),
+                    top=tuple(
+                        (top.token, top.logprob) for top in entry.top if isfinite(top.logprob)
+                    ),
                 )
                 for entry in proto.logprobs
+                if isfinite(entry.logprob)
             ),
-            finish_reason=_FINISH[proto.finish_reason],
+            finish_reason=reason,
             signatures=self._kept(proto.index, proto.signatures),
             matched_stop=proto.matched_stop[:MAX_STOP_BYTES],
         )
         if delta.finish_reason is not None:
             self._unfinished.discard(delta.index)
         # A message holds several tokens where the gateway is busy; log-probabilities count them.
-        self._output_tokens += len(delta.logprobs) or delta.has_content
-        self._output_bytes += len(delta.text.encode()) + len(delta.reasoning_text.encode())
-        self._output_bytes += sum(len(call.arguments_json.encode()) for call in delta.tool_calls)
+        pieces = len(delta.logprobs) or delta.has_content
+        self._output_tokens += pieces
+        self._pieces[delta.index] += pieces
+        self._bytes[delta.index] += len(delta.text.encode()) + len(delta.reasoning_text.encode())
+        self._bytes[delta.index] += sum(len(c.arguments_json.encode()) for c in delta.tool_calls)
         self.started = self.started or delta.has_content or delta.finish_reason is not None
+        size_bytes = self._bytes[delta.index]
+        if size_bytes > self._bounds.ample_bytes and (
+            self._bounds.is_too_much(size_bytes, self._pieces[delta.index])
+        ):
+            self.cut = True
+            excess = size_bytes - self._bounds.most_bytes
+            delta = shortened(delta, excess) if excess > 0 else delta
         return delta
 
     def _kept(

@@ -24,6 +24,7 @@ from scheduler.prefix.token_blocks import (
 
 SLICE_BLOCKS = 128
 """Most blocks of one change: hashing them holds the event loop for about 0.3 ms."""
+MOST_BLOCK_TOKENS = 1 << 20
 _WHOLE_CONTEXT = ("full_attention", "mla_attention", "sink_full_attention")
 _IN_GPU = (None, "GPU")
 
@@ -44,7 +45,7 @@ class _Kind(msgspec.Struct):
 class _Stored(msgspec.Struct):
     block_hashes: list[EngineHash]
     token_ids: list[Annotated[int, Meta(ge=0)]]
-    block_size: Annotated[int, Meta(ge=1)]
+    block_size: Annotated[int, Meta(ge=1, le=MOST_BLOCK_TOKENS)]
     parent_block_hash: EngineHash | None = None
     medium: str | None = None
     lora_id: int | None = None

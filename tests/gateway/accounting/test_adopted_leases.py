@@ -41,7 +41,7 @@ async def adopted(ledger: MemoryLedger, epoch: str = "after") -> Budgets:
     owner = Owner("gateway", epoch)
     made = Budgets(cast(Ledger, ledger), owner)
     made.configure([BUDGET])
-    made.adopt(run_now(adopt_own_leases(SqliteTx(ledger.connection), owner)))
+    made.adopted.begin(run_now(adopt_own_leases(SqliteTx(ledger.connection), owner)))
     return made
 
 
@@ -57,7 +57,7 @@ async def test_what_runs_is_settled_in_the_lease_that_it_held() -> None:
     made = await adopted(ledger)
     [lease] = made.book.leases
     made.book.hold_again("key/1", lease.lease_id, HOLDER, 600_000, time.time())
-    await made.end_adoption(complete=True)
+    await made.adopted.end(complete=True)
     await made.return_unused()
     assert account(ledger.connection)[1] >= 600_000, "the request holds it"
     found = made.settle(settled(charged=400_000))
@@ -81,7 +81,7 @@ async def test_nothing_returns_before_the_fronts_have_told_what_they_hold() -> N
     made = await adopted(ledger)
     await made.return_unused()
     assert account(ledger.connection)[1] >= 600_000
-    await made.end_adoption(complete=True)
+    await made.adopted.end(complete=True)
     await made.return_unused()
     assert account(ledger.connection)[1] == 0, "nobody holds it"
 
@@ -90,7 +90,7 @@ async def test_what_a_lost_front_held_counts_as_spent() -> None:
     ledger = await killed()
     granted = account(ledger.connection)[1]
     made = await adopted(ledger)
-    await made.end_adoption(complete=False)
+    await made.adopted.end(complete=False)
     await made.return_unused()
     assert account(ledger.connection) == (granted, granted)
     states = ledger.connection.execute("SELECT state, charged_nano_usd FROM attempt").fetchall()
@@ -146,7 +146,7 @@ async def test_a_front_that_comes_late_is_not_charged_for_what_counts_as_spent(
     ledger = await killed()
     made = await adopted(ledger)
     [lease] = made.book.leases
-    await made.end_adoption(complete=False)
+    await made.adopted.end(complete=False)
     if closed:
         await made.return_unused()
         assert not made.book.leases
@@ -173,7 +173,7 @@ async def test_what_a_late_request_holds_returns_once_and_at_its_end(closed: boo
     granted = account(ledger.connection)[1]
     made = await adopted(ledger)
     [lease] = made.book.leases
-    await made.end_adoption(complete=False)
+    await made.adopted.end(complete=False)
     if closed:
         await made.return_unused()
     made.book.hold_again("key/1", lease.lease_id, HOLDER, 300_000, time.time())
@@ -202,7 +202,7 @@ async def test_a_request_that_was_known_takes_nothing_of_what_others_hold() -> N
     made = await adopted(ledger)
     [lease] = made.book.leases
     made.book.hold_again("key/1", lease.lease_id, HOLDER, 300_000, time.time())
-    await made.end_adoption(complete=False)
+    await made.adopted.end(complete=False)
     unknown = charges(ledger)
     made.release("key/1")
     await made.return_unused()
@@ -246,7 +246,7 @@ async def test_nothing_returns_that_may_still_be_spent(
             steps[f"key/{number}"] = [*attempts, None]
         if told == "known":
             made.book.hold_again(f"key/{number}", lease.lease_id, HOLDER, reserved, time.time())
-    await made.end_adoption(complete=False)
+    await made.adopted.end(complete=False)
     spent = 0
     while steps:
         request_id = order.choice(sorted(steps))
@@ -272,6 +272,89 @@ async def test_nothing_returns_that_may_still_be_spent(
     assert left <= charges(ledger) <= left + spare
 
 
+@given(requests=REQUESTS, order=st.randoms(use_true_random=False), fails=st.booleans())
+async def test_nothing_stays_spent_for_nobody_once_all_requests_are_known(
+    requests: list[tuple[int, list[int], str]], order: random.Random, fails: bool
+) -> None:
+    """The rest of the lease returns when the last front has told, amid attempts and ends of others;
+    rows of requests that have told come in any order. `fails`: the ledger does not answer then."""
+    ledger = MemoryLedger()
+    before = Budgets(cast(Ledger, ledger), Owner("gateway", "before"))
+    before.configure([BUDGET])
+    for number, (reserved, _, _) in enumerate(requests):
+        await before.reserve(f"key/{number}", HOLDER, reserved)
+    made = await adopted(ledger)
+    [lease] = made.book.leases
+    held = {f"key/{number}": reserved for number, (reserved, _, _) in enumerate(requests)}
+    steps: dict[str, list[int | None]] = {}
+    untold = set()
+    for number, (reserved, shares, told) in enumerate(requests):
+        attempts = [reserved * share // 100 // max(1, len(shares)) for share in shares]
+        steps[f"key/{number}"] = [*attempts, None]
+        if told == "known":
+            made.book.hold_again(f"key/{number}", lease.lease_id, HOLDER, reserved, time.time())
+        else:
+            untold.add(f"key/{number}")
+    await made.adopted.end(complete=False)
+    spent, returned = 0, False
+    while steps:
+        request_id = order.choice(sorted(steps))
+        if order.random() < 0.3:
+            await made.return_unused()
+        if request_id in untold:
+            made.book.hold_again(request_id, lease.lease_id, HOLDER, held[request_id], time.time())
+            untold.remove(request_id)
+        if not untold and not returned and order.random() < 0.5:
+            ledger.fails, returned = fails, True
+            await made.adopted.return_unaccounted()
+            ledger.fails = False
+        charged = steps[request_id].pop(0)
+        if charged is None:
+            made.release(request_id)
+            del held[request_id], steps[request_id]
+        else:
+            append_attempt(ledger, made, request_id, charged, "after")
+            held[request_id] -= charged
+            spent += charged
+        booked, committed = account(ledger.connection)
+        assert booked == charges(ledger)
+        assert committed >= booked
+        assert committed >= spent + sum(held.values())
+        assert committed <= CAP
+    await made.adopted.return_unaccounted()
+    for _ in range(2):
+        await made.return_unused()
+    assert charges(ledger) == spent
+    assert account(ledger.connection) == (spent, spent)
+
+
+async def test_what_all_requests_are_known_not_to_have_spent_returns_once() -> None:
+    ledger = await killed()
+    made = await adopted(ledger)
+    await made.adopted.end(complete=False)
+    ledger.fails = True
+    await made.adopted.return_unaccounted()
+    ledger.fails = False
+    assert charges(ledger) > 0
+    for _ in range(2):
+        await made.return_unused()
+        assert charges(ledger) == 0
+        assert account(ledger.connection) == (0, 0)
+
+
+async def test_what_is_not_booked_yet_is_known() -> None:
+    """Until then the next leader must take the fronts of before for unknown."""
+    ledger = await killed()
+    made = await adopted(ledger)
+    ledger.fails = True
+    with pytest.raises(LedgerUnavailable):
+        await made.adopted.end(complete=False)
+    assert not made.adopted.are_booked
+    ledger.fails = False
+    await made.return_unused()
+    assert made.adopted.are_booked
+
+
 async def test_two_fronts_of_one_lease_of_which_one_comes_late() -> None:
     ledger = MemoryLedger()
     before = Budgets(cast(Ledger, ledger), Owner("gateway", "before"))
@@ -282,7 +365,7 @@ async def test_two_fronts_of_one_lease_of_which_one_comes_late() -> None:
     made = await adopted(ledger)
     [lease] = made.book.leases
     made.book.hold_again("key/1", lease.lease_id, HOLDER, 300_000, time.time())
-    await made.end_adoption(complete=False)
+    await made.adopted.end(complete=False)
     assert charges(ledger) == granted - 300_000
     made.book.hold_again("key/2", lease.lease_id, HOLDER, 300_000, time.time())
     book(ledger, made, "key/1", 300_000)
@@ -297,10 +380,10 @@ async def test_the_leader_after_the_next_one_takes_back_too() -> None:
     granted = account(ledger.connection)[1]
     made = await adopted(ledger)
     [lease] = made.book.leases
-    await made.end_adoption(complete=False)
+    await made.adopted.end(complete=False)
     later = await adopted(ledger, "later")
     later.book.hold_again("key/1", lease.lease_id, HOLDER, 600_000, time.time())
-    await later.end_adoption(complete=True)
+    await later.adopted.end(complete=True)
     book(ledger, later, "key/1", 600_000, "later")
     await later.return_unused()
     assert account(ledger.connection) == (granted, granted)
@@ -313,7 +396,7 @@ async def test_what_could_not_be_booked_as_lost_is_booked_before_its_lease_ends(
     made = await adopted(ledger)
     ledger.fails = True
     with pytest.raises(LedgerUnavailable):
-        await made.end_adoption(complete=False)
+        await made.adopted.end(complete=False)
     ledger.fails = False
     await made.return_unused()
     assert account(ledger.connection) == (granted, granted)

@@ -136,7 +136,7 @@ async def test_one_tenants_sessions_leave_room_for_the_holders_of_others(
 ) -> None:
     async with opened(tmp_path, each_session=True) as made:
         other = Budget(tenant="other", period=Period.DAY, cap_nano_usd=CAP_NANO_USD)
-        made.budgets.configure((*made.budgets.book.budgets, other))
+        made.budgets.configure((*made.budgets.book.applied.budgets, other))
         monkeypatch.setattr(budget_book, "MAX_LEASES", 4)
         for session in ("a", "b"):
             await made.budgets.reserve(f"capped/{session}", Holder("team", "capped", session), 10)
@@ -151,7 +151,7 @@ async def test_one_tenants_sessions_leave_room_for_the_holders_of_others(
 async def test_a_tenant_with_many_sessions_lets_the_leases_of_others_pass(tmp_path: Path) -> None:
     async with opened(tmp_path, each_session=True) as made:
         other = Budget(tenant="other", period=Period.DAY, cap_nano_usd=CAP_NANO_USD)
-        made.budgets.configure((*made.budgets.book.budgets, other))
+        made.budgets.configure((*made.budgets.book.applied.budgets, other))
         granted: list[str] = []
         loud = [
             asyncio.create_task(

@@ -249,6 +249,22 @@ async def test_a_front_that_was_stopped_books_its_streams_itself() -> None:
     assert [row.usage for row in world.ledger.rows] == [usage]
 
 
+@pytest.mark.parametrize(("gone", "whole"), [(True, True), (True, False), (False, True)])
+async def test_a_front_is_accounted_for_that_has_ended_and_left_a_whole_copy(
+    gone: bool, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    old, own, other = await world.pair()
+    if not whole:
+        monkeypatch.setattr(own_front_copy, "PIECE", 0)
+    await asked(old, own, other)
+    new, _ = world.leader(expects=1, gone=gone)
+    await moved(other, new)
+    world.clock.now_s += LEFT_S
+    await told(new, other)
+    assert new.host.left.ended == ({own.remote.incarnation} if gone and whole else set())
+
+
 async def test_the_leader_after_the_next_books_what_that_one_could_not() -> None:
     world = World()
     old, own, other = await world.pair()

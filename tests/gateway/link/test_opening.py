@@ -13,9 +13,10 @@ from tests.gateway.link.pipes import turns
 class Opened:
     """What an opening has led to."""
 
-    def __init__(self, fronts: int, names: Iterable[str] = ()) -> None:
+    def __init__(self, fronts: int, names: Iterable[str] = (), missed: str | None = None) -> None:
         self.found: list[tuple[Resumed | None, bool]] = []
-        self.opening = Opening(ExpectedFronts(fronts, frozenset(names)), self.on_open)
+        expected = ExpectedFronts(fronts, frozenset(names))
+        self.opening = Opening(expected, self.on_open, missed=missed)
 
     async def on_open(self, told: Resumed | None, complete: bool) -> None:
         self.found.append((told, complete))
@@ -60,6 +61,36 @@ async def test_it_does_not_wait_for_a_front_that_does_not_come() -> None:
     made.opening.tick(100.0 + LONGEST_S)
     await first
     assert [complete for _, complete in made.found] == [False]
+
+
+async def test_all_are_known_once_the_front_that_is_not_waited_for_has_told_too() -> None:
+    made = Opened(0, ("a", "b"), missed="lost")
+    first = made.join("a", 1)
+    await turns()
+    made.opening.tick(100.0)
+    made.opening.tick(100.0 + LONGEST_S)
+    await first
+    for name in ("lost", "new", "a"):
+        await made.join(name, 1)
+        assert not made.opening.all_known.is_set()
+    await made.join("b", 1)
+    assert made.opening.all_known.is_set()
+
+
+async def test_a_front_that_has_ended_is_accounted_for_by_its_copy() -> None:
+    made = Opened(0, ("a",), missed="lost")
+    made.opening.account_for("lost")
+    assert not made.opening.all_known.is_set()
+    await made.join("a", 1)
+    assert made.opening.all_known.is_set()
+
+
+async def test_fronts_that_may_be_more_are_never_all_known() -> None:
+    unknown, none = Opened(0, ("a",)), Opened(0, ("a",), missed="")
+    for made in (unknown, none):
+        await made.join("a", 1)
+    assert not unknown.opening.all_known.is_set()
+    assert none.opening.all_known.is_set()
 
 
 async def test_a_fault_in_what_was_told_does_not_keep_it_shut() -> None:

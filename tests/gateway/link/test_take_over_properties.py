@@ -2,7 +2,8 @@
 
 A leader that admits requests knows every idempotency key that a front knows which it has to wait
 for, whoever else has joined it. One that fails once all have heard of each other takes no key with
-it, also not those of its own front.
+it, also not those of its own front. One that holds all fronts of before for known has been told by
+each of them what it runs, whatever failed in between.
 """
 
 from __future__ import annotations
@@ -45,12 +46,16 @@ class LeaseNames:
     term: int = 0
     leader: str = ""
     names: frozenset[str] = frozenset()
+    are_its_own: bool = False
+    """Whether the leader has written the names."""
 
     def take(self, name: str) -> LeaderBefore:
         """Another process leads; the one before has not given its lease back."""
         names = self.names - {self.leader}
+        missed = self.leader if self.are_its_own else None
         self.term, self.leader, self.names = self.term + 1, name, names
-        return LeaderBefore(len(names), complete=False, names=names)
+        self.are_its_own = False
+        return LeaderBefore(len(names), complete=False, names=names, missed=missed)
 
 
 @dataclass(eq=False)
@@ -133,7 +138,9 @@ class TakeOvers(RuleBasedStateMachine):
         self.leader = gateway
         self.joined = Joined(
             running(settings_of(config(slots=64), catalog=ONE_USD), clock=self.clock),
-            opening=Opening(expected(before, gateway.name), opened) if term > 1 else None,
+            opening=Opening(expected(before, gateway.name), opened, missed=before.missed)
+            if term > 1
+            else None,
             listing=FrontListing(before.names or (), lambda: None),
             may_act=lambda: self.row.term == term,
         )
@@ -172,7 +179,7 @@ class TakeOvers(RuleBasedStateMachine):
         names = host.incarnations if host.is_open else None
         if names is not None:
             listing.writing(names)
-            self.row.names = names
+            self.row.names, self.row.are_its_own = names, True
         if answered:
             listing.renewed(names)
         await turns()
@@ -230,6 +237,17 @@ class TakeOvers(RuleBasedStateMachine):
     @invariant()
     def no_key_runs_twice(self) -> None:
         assert not self.wrong
+
+    @invariant()
+    def who_is_accounted_for_has_told(self) -> None:
+        opening = self.joined.opening
+        if opening is None or not opening.all_known.is_set():
+            return
+        for gateway in self.gateways:
+            if gateway.running:
+                kept = self.joined.host._kept.get(gateway.name)
+                assert kept is not None, gateway
+                assert kept.session.has_resumed, gateway
 
     @precondition(lambda self: len(self.gateways) < MOST)
     @rule(at_once=st.booleans())

@@ -356,7 +356,7 @@ class InProcessSchedulerMachine(RuleBasedStateMachine):
         assert {key for _, key in local.claims._idempotency._running} == keys
         holds = set(self.made.budgets.book._holds)
         assert holds <= set(self.clients)
-        if self.made.budgets.book.budgets:
+        if self.made.budgets.book.applied.budgets:
             assert holds == {i for i, c in self.clients.items() if not c.wants_count}
         branches = [b for client in self.clients.values() for b in client.branches]
         assert sum(bool(b.running) for b in branches) == sum(

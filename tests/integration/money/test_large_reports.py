@@ -127,7 +127,7 @@ async def test_messages_are_made_in_slices(
 async def test_files_are_made_in_slices(
     served: Serving, monkeypatch: pytest.MonkeyPatch, path: str, module: object
 ) -> None:
-    console = ServingConsole(served, f"http://{served.gateway.console_address}")
+    console = ServingConsole(served, f"http://{served.gateway.front.console_address}")
     async with (
         console.reader(OPERATOR_KEY) as reader,
         counted(monkeypatch, module, "_cells") as found,

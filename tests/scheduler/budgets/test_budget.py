@@ -148,29 +148,9 @@ def book(*budgets: Budget) -> BudgetBook:
 KEY_DAY = Budget(tenant="t", key_id="k", period=Period.DAY, cap_nano_usd=10_000)
 
 
-def test_budgets_apply_to_the_key_the_tenant_and_each_session() -> None:
-    sessions = Budget(tenant="t", each_session=True, period=Period.HOUR, cap_nano_usd=5)
-    month = Budget(tenant="t", period=Period.MONTH, cap_nano_usd=7, hard=False)
-    made = book(KEY_DAY, sessions, month)
-    holder = made.holder("t", "k", "s")
-    assert holder is not None
-    limits = made.accounts(holder, NOON.timestamp())
-    assert {(limit.account.key_id, limit.account.session_id) for limit in limits} == {
-        ("k", None),
-        ("", "s"),
-        ("", None),
-    }
-    assert made.is_hard(holder)
-    other = made.holder("t", "other", "s")
-    assert other is not None
-    assert len(made.accounts(other, NOON.timestamp())) == 2
-    assert made.holder("another", "k", "s") is None
-    assert not book(month).is_hard(other)
-
-
 def test_a_lease_serves_many_requests_and_returns_what_is_idle() -> None:
     made, now = book(KEY_DAY), NOON.timestamp()
-    holder = made.holder("t", "k", "")
+    holder = made.applied.holder("t", "k", "")
     assert holder is not None
     assert not made.reserve("a", holder, 50, now)
     step = made.extension(holder, 50, now)
@@ -192,7 +172,7 @@ def test_a_lease_serves_many_requests_and_returns_what_is_idle() -> None:
 
 def test_what_is_above_two_per_cent_goes_back() -> None:
     made, now = book(KEY_DAY), NOON.timestamp()
-    holder = made.holder("t", "k", "")
+    holder = made.applied.holder("t", "k", "")
     assert holder is not None
     made.extension(holder, 5_000, now)
     lease = made.leases[0]
@@ -208,7 +188,7 @@ def test_what_is_above_two_per_cent_goes_back() -> None:
 
 def test_an_unknown_cost_counts_as_all_that_was_reserved_and_an_overrun_is_booked() -> None:
     made, now = book(KEY_DAY), NOON.timestamp()
-    holder = made.holder("t", "k", "")
+    holder = made.applied.holder("t", "k", "")
     assert holder is not None
     lease = made.extension(holder, 200, now).lease
     made.extended(lease, 200, 9_800)
@@ -227,7 +207,7 @@ def test_an_unknown_cost_counts_as_all_that_was_reserved_and_an_overrun_is_booke
 
 def test_a_new_window_needs_a_new_lease_and_the_old_one_ends_with_its_requests() -> None:
     made, now = book(KEY_DAY), NOON.timestamp()
-    holder = made.holder("t", "k", "")
+    holder = made.applied.holder("t", "k", "")
     assert holder is not None
     old = made.extension(holder, 100, now).lease
     made.extended(old, 100, 9_900)
@@ -245,7 +225,7 @@ def test_a_new_window_needs_a_new_lease_and_the_old_one_ends_with_its_requests()
 
 def test_a_budget_that_comes_while_a_request_runs_counts_it() -> None:
     made, now = book(KEY_DAY), NOON.timestamp()
-    holder = made.holder("t", "k", "")
+    holder = made.applied.holder("t", "k", "")
     assert holder is not None
     made.extended(made.extension(holder, 100, now).lease, 100, 9_900)
     assert made.reserve("a", holder, 100, now)

@@ -147,7 +147,7 @@ class Budgets(RuleBasedStateMachine):
             self.work(n, False)
 
     def asks(self, gateway: Gateway, key_id: str, worst: int, share: int) -> None:
-        holder = gateway.book.holder("team", key_id, "")
+        holder = gateway.book.applied.holder("team", key_id, "")
         assert holder is not None
         if holder in gateway.asking:
             return  # the shell holds a lock
@@ -196,7 +196,7 @@ class Budgets(RuleBasedStateMachine):
         """Reserved: from a lease that the store knows, for the budgets and windows of now."""
         lease = next(lease for lease in gateway.book.leases if lease.holder == holder)
         assert all(lease is not gone for gone in gateway.gone)
-        assert lease.limits == gateway.book.accounts(holder, self.now)
+        assert lease.limits == gateway.book.applied.accounts(holder, self.now)
         assert all(limit.ends_unix_s > self.now for limit in lease.limits)
         assert self.rows("SELECT 1 FROM lease WHERE lease_id = ?", lease.lease_id)
         self.truth += cost
@@ -271,7 +271,7 @@ class Budgets(RuleBasedStateMachine):
     def mind(self, n: int, idle_s: float, pressed: str) -> None:
         gateway = self.gateways[n]
         self.now += idle_s
-        holder = gateway.book.holder("team", pressed, "") if pressed else None
+        holder = gateway.book.applied.holder("team", pressed, "") if pressed else None
         most = {
             lease.lease_id: (lease.left_nano_usd + lease.free_nano_usd) // MOST_FREE_DIVISOR
             for lease in gateway.book.leases
@@ -282,7 +282,7 @@ class Budgets(RuleBasedStateMachine):
                 assert all(request.lease is not action.lease for request in gateway.running)
             gateway.jobs.append(partial(self.give_or_close, action))
         for lease in gateway.book.leases:
-            in_use = lease.limits == gateway.book.accounts(lease.holder, self.now)
+            in_use = lease.limits == gateway.book.applied.accounts(lease.holder, self.now)
             in_use = in_use and all(lease is not gone for gone in gateway.gone)
             if in_use and not lease.extending and lease.used_s + IDLE_S > self.now:
                 all_of_it = pressed and lease.holder != holder

@@ -55,7 +55,7 @@ async def _rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
     async with listening(script):
         settings = with_console(config(script.url, folder))
         async with serving.serving_in(folder, settings) as running, chromium() as browser:
-            url = f"http://{running.gateway.console_address}"
+            url = f"http://{running.gateway.front.console_address}"
             yield Rig(ServingConsole(running, url), browser, axe)
 
 

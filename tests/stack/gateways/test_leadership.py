@@ -143,8 +143,12 @@ class Named:
 ALL = "one", "two", "three"
 
 
-def before(*names: str, complete: bool = True, gone: bool = False) -> LeaderBefore:
-    return LeaderBefore(len(names), complete=complete, gone=gone, names=frozenset(names))
+def before(
+    *names: str, complete: bool = True, gone: bool = False, missed: str | None = None
+) -> LeaderBefore:
+    return LeaderBefore(
+        len(names), complete=complete, gone=gone, names=frozenset(names), missed=missed
+    )
 
 
 async def taken(row: LeaseRow, gone: int = 0) -> LeaderBefore:
@@ -164,18 +168,18 @@ async def test_the_next_leader_knows_which_fronts_to_expect(postgres: Postgres) 
     assert await one.renew(1, LEASE_S)
     await one.release(1)
     assert await two.take("h:2", 3, 0)
-    assert two.before == before(*ALL), "its own front comes back, too"
+    assert two.before == before(*ALL, missed=""), "its own front comes back, too"
     assert await two.renew(2, LEASE_S)
     await two.close()
     async with asyncio.timeout(WAIT_S):  # until the database has noticed
         while not await one.take("h:1", 3, 2):
             await asyncio.sleep(0.01)
-    assert one.before == before("one", "three", complete=False, gone=True)
+    assert one.before == before("one", "three", complete=False, gone=True, missed="two")
     assert await one.renew(3, LEASE_S)
     async with asyncio.timeout(WAIT_S):
         while not await two.take("h:2", 3, 0):
             await asyncio.sleep(0.05)
-    found = before("two", "three", complete=False)
+    found = before("two", "three", complete=False, missed="one")
     assert two.before == found, "stopped or cut off, it may come back"
     await asyncio.gather(one.close(), two.close())
 
@@ -189,7 +193,7 @@ async def test_a_leader_that_failed_before_it_knew_its_fronts_is_not_expected_ei
     two.fronts = three.fronts = Named(known=False)
     assert await one.take("h:1", 3, 0)
     assert await one.renew(1, LEASE_S)
-    assert await taken(two) == before("two", "three", complete=False)
+    assert await taken(two) == before("two", "three", complete=False, missed="one")
     assert await two.renew(2, LEASE_S)
     await two.close()
     found = await taken(three, gone=2)
@@ -209,7 +213,7 @@ async def test_a_front_is_named_once_the_renewal_was_written(postgres: Postgres)
     assert listed.written == [{"one"}]
     assert await one.renew(1, LEASE_S)
     assert listed.written[1:] == [{"one", "two"}]
-    assert await taken(two) == before("two", complete=False)
+    assert await taken(two) == before("two", complete=False, missed="one")
     assert not await one.renew(1, LEASE_S)
     assert len(listed.written) == 2
     await asyncio.gather(one.close(), two.close())
@@ -239,7 +243,7 @@ async def test_a_leader_of_the_version_before_counts_its_fronts(postgres: Postgr
     assert await taken(one) == LeaderBefore(3, complete=False)
     assert await one.renew(4, LEASE_S)
     await one.release(4)
-    assert await taken(one) == before(*ALL)
+    assert await taken(one) == before(*ALL, missed="")
     await asyncio.gather(one.close(), old.close())
 
 
@@ -258,7 +262,7 @@ async def test_a_leader_that_does_not_know_its_fronts_leaves_what_the_row_says(
     assert await two.renew(2, LEASE_S)
     await two.release(2)
     assert await one.take("h:1", 3, 0)
-    assert one.before == before(*ALL)
+    assert one.before == before(*ALL, missed="")
     await asyncio.gather(one.close(), two.close())
 
 

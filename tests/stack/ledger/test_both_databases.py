@@ -20,6 +20,7 @@ from gateway.accounting.lease_recovery import (
     record_lost_rows,
     recover_own_leases,
     recover_silent_gateways,
+    return_unspent,
 )
 from gateway.accounting.ledger.append import Append, transactional_append
 from gateway.accounting.ledger.budgets import overrides, standings, top_sessions
@@ -29,7 +30,6 @@ from gateway.accounting.ledger.leases import (
     Extended,
     Owner,
     extend,
-    record_unspent,
 )
 from gateway.accounting.ledger.postgres import PostgresTx, connect
 from gateway.accounting.ledger.postgres_append import single_statement_append
@@ -41,7 +41,6 @@ from scheduler.budgets.budget import Budget, BudgetAccount, Holder
 from scheduler.budgets.budget_book import BudgetBook, BudgetSettlement
 from scheduler.budgets.budget_window import Period
 from scheduler.budgets.lease import Lease
-from scheduler.budgets.lease_orders import Unspent
 from tests.golden_ledger import EPOCH, SCHEMA_1, WRITTEN_UNIX_S
 from tests.ledgers import TIME_S, settled
 from tests.stack.ledger.postgres import Postgres
@@ -208,11 +207,11 @@ async def test_one_statement_writes_what_a_transaction_writes(
                     assert lost == len(leases)
             await asyncio.gather(*(write(batch.first_seq, batch.rows) for write in appends))
             assert await tables(first) == await tables(second)
-        unspent = Unspent(lease_id=leases[1].lease_id, request_id="capped/late", nano_usd=7)
+        unspent = {leases[1].lease_id: 7}
         before = await tables(first)
         for database in (first, second):
             for _ in range(2):  # as after a commit whose answer was lost
-                await database.write(lambda tx: record_unspent(tx, unspent))
+                await database.write(lambda tx: return_unspent(tx, unspent, "late"))
             assert len((await tables(database))[0]) == len(before[0]) + 1
         assert await tables(first) == await tables(second)
         rows, _, accounts = await tables(first)

@@ -11,8 +11,8 @@ from gateway.accounting.ledger.queries import Selection
 from gateway.accounting.reports.outlook import BudgetOutlook, read_outlook
 from gateway.accounting.rollups.spend import WindowTooFine
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.accounts.ledger_errors import unread
 from gateway.doors.grpc.accounts.usage_messages import spend_row
+from gateway.doors.grpc.ledger_errors import unread
 from moegate.v1 import usage_pb2
 
 
@@ -24,7 +24,7 @@ async def get_outlook(
     now_s = time.time()
     budgets = [
         budget
-        for budget in accounting.budgets.book.budgets
+        for budget in accounting.budgets.book.applied.budgets
         if selection.tenant in ("", budget.tenant)
         and (not selection.key_id or budget.key_id in ("", selection.key_id))
     ]

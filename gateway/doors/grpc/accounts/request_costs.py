@@ -17,8 +17,8 @@ from gateway.accounting.reports.requests import (
 from gateway.domain.slices import in_slices, one_by_one
 from gateway.domain.tags import labels_json
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.accounts.ledger_errors import unread
 from gateway.doors.grpc.accounts.windows import window_of
+from gateway.doors.grpc.ledger_errors import unread
 from gateway.doors.grpc.rpc_context import check_texts
 from moegate.v1 import usage_pb2
 

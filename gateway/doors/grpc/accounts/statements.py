@@ -21,8 +21,8 @@ from gateway.auth.authenticator import Caller
 from gateway.config.gateway import KeyRole
 from gateway.domain.slices import Steps, in_slices
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.accounts.ledger_errors import unread
 from gateway.doors.grpc.accounts.windows import GROUPS, TIMES, groups_of, whole_hours_of
+from gateway.doors.grpc.ledger_errors import unread
 from gateway.doors.grpc.rpc_context import check_texts
 from moegate.v1 import usage_pb2
 

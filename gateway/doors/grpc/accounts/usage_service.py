@@ -23,7 +23,6 @@ from gateway.domain.tags import LABEL_KEY
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
 from gateway.doors.grpc.accounts.fleet_watch import watch_fleet
-from gateway.doors.grpc.accounts.ledger_errors import unread
 from gateway.doors.grpc.accounts.outlooks import get_outlook
 from gateway.doors.grpc.accounts.pool_cost import pool_cost
 from gateway.doors.grpc.accounts.price_rows import list_price_rows
@@ -31,6 +30,7 @@ from gateway.doors.grpc.accounts.request_costs import get_requests
 from gateway.doors.grpc.accounts.statements import get_statement
 from gateway.doors.grpc.accounts.usage_messages import attempt_row, spend_row
 from gateway.doors.grpc.accounts.windows import groups_of, window_of
+from gateway.doors.grpc.ledger_errors import unread
 from gateway.doors.grpc.rpc_context import (
     BoundedWriter,
     Context,

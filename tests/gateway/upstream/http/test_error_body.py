@@ -143,3 +143,24 @@ def _finite(value: object) -> bool:
     except ValueError:
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"error":{"message":"too long \\ud83d","code":"1261"}}', "too long \ufffd"),
+        ('{"error":{"message":"超长","code":"1261"}}'.encode("gbk"), None),
+        (b'\xef\xbb\xbf{"error":{"message":"too long","code":"1261"}}', "too long"),
+        (b'{"error":{"message":"too long","code":"1261","at":NaN}}', "too long"),
+    ],
+)
+def test_an_error_in_another_spelling_of_json_is_read(body: bytes, message: str | None) -> None:
+    found = read_any_error(body)
+    assert "1261" in found.words
+    assert message in (None, found.message)
+    found.message.encode()
+
+
+@pytest.mark.parametrize("text", ['data: {"choices":[]}', "event: x\ndata: secret"])
+def test_a_stream_is_no_text_of_an_error(text: str) -> None:
+    assert read_any_error(text.encode()).message == ""

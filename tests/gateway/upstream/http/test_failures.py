@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.upstream.http.failures import http_failure
+from gateway.upstream.http.failures import http_failure, is_blank
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "vllm_0_32"
 RUST_GOLDEN = GOLDEN.with_name("vllm_0_33_rust")
@@ -185,3 +185,24 @@ def test_the_words_of_an_error_tell_whose_fault_it_is(
 ) -> None:
     found = failure(status, msgspec.json.encode({"error": error}), retry_after)
     assert (found.kind.name, found.fault.name) == (kind, fault)
+
+
+@pytest.mark.parametrize(
+    ("error", "blank"),
+    [
+        (b"null", True),
+        (b'""', True),
+        (b"0", True),
+        (b"false", True),
+        (b"{}", True),
+        (b'{"code":null,"message":"","details":{}}', True),
+        (b'{"code":200,"message":"Success"}', True),
+        (b'"OK"', True),
+        (b'{"code":200,"message":"out of memory"}', False),
+        (b'"no"', False),
+        (b"true", False),
+        (b'{"a":' * 900 + b"0" + b"}" * 900, False),
+    ],
+)
+def test_whether_an_error_tells_one(error: bytes, blank: bool) -> None:
+    assert is_blank(msgspec.json.decode(error)) is blank

@@ -13,10 +13,12 @@ import pytest
 
 from gateway.config.gateway import TimeoutsConfig
 from gateway.domain.failures import FailureKind, UpstreamFailure
-from gateway.domain.generation import Chunk, Generation
+from gateway.domain.generation import Chunk, FinishReason, Generation
+from gateway.upstream.answer_bounds import bounds_of
 from gateway.upstream.http.answer_size import max_answer_bytes
 from gateway.upstream.moegate.client import Address, MoegateClient
 from moegate.v1 import generation_pb2
+from scheduler.contract import Usage
 
 GENERATION = Generation(request_id="r", model="moe", input="hello", max_output_tokens=16)
 PATIENT = TimeoutsConfig(connect_s=5.0, first_token_s=20.0, idle_s=20.0, total_s=60.0)
@@ -82,13 +84,34 @@ async def failure(
 
 async def test_an_answer_without_end_is_cut() -> None:
     async def messages() -> AsyncIterator[generation_pb2.GenerateResponse]:
-        for _ in range(256):
-            yield text("x" * (1 << 18))
+        while True:
+            yield text("x" * 1000)
 
-    found, got = await failure(messages)
-    assert found.kind is FailureKind.PROTOCOL
+    got = list[Chunk]()
+    async with remote(messages, grpc.Compression.NoCompression) as target:
+        client = MoegateClient(
+            address=Address(target=target), upstream_model="m", api_key=None, timeouts=PATIENT
+        )
+        try:
+            await read(client, got)
+        finally:
+            await client.close()
     size = sum(len(delta.text) for chunk in got for delta in chunk.deltas)
-    assert 0 < size <= max_answer_bytes(GENERATION)
+    assert size == bounds_of(GENERATION).most_bytes
+    assert got[-2].deltas[-1].finish_reason is FinishReason.LENGTH
+    assert got[-1].usage == Usage(prompt_tokens=2, completion_tokens=16, estimated=True)
+
+
+async def test_messages_that_are_larger_than_any_answer_are_refused() -> None:
+    async def messages() -> AsyncIterator[generation_pb2.GenerateResponse]:
+        entry = generation_pb2.TokenLogprob(token="x" * 1000)
+        choice = generation_pb2.ChoiceDelta(index=0, logprobs=[entry] * 500)
+        for _ in range(256):
+            yield generation_pb2.GenerateResponse(delta=generation_pb2.Delta(choices=[choice]))
+
+    found, _ = await failure(messages)
+    assert found.kind is FailureKind.PROTOCOL
+    assert str(max_answer_bytes(GENERATION)) in found.message
 
 
 async def test_a_compressed_answer_is_refused() -> None:

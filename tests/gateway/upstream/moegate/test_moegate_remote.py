@@ -20,6 +20,7 @@ from gateway.domain.generation import (
     Chat,
     ChoiceDelta,
     Chunk,
+    DeviationKind,
     FinishReason,
     Generation,
     Grammar,
@@ -337,14 +338,50 @@ def test_an_answer_that_is_not_whole_is_a_cut() -> None:
     assert caught.value.kind is FailureKind.SERVER_ERROR
 
 
-@pytest.mark.parametrize(
-    "choice",
-    [pb.ChoiceDelta(index=7), pb.ChoiceDelta(finish_reason=99)],  # type: ignore[arg-type]
-)
-def test_what_no_gateway_says_is_a_fault_of_the_protocol(choice: pb.ChoiceDelta) -> None:
+def test_a_choice_that_was_not_asked_for_is_a_fault_of_the_protocol() -> None:
     with pytest.raises(UpstreamFailure) as caught:
-        decoder().feed(pb.GenerateResponse(delta=pb.Delta(choices=[choice])))
+        decoder().feed(pb.GenerateResponse(delta=pb.Delta(choices=[pb.ChoiceDelta(index=7)])))
     assert caught.value.kind is FailureKind.PROTOCOL
+
+
+def test_a_finish_reason_of_a_later_version_ends_the_answer() -> None:
+    made = decoder()
+    choice = pb.ChoiceDelta(text="Hi", finish_reason=99)  # type: ignore[arg-type]
+    chunk = made.feed(pb.GenerateResponse(delta=pb.Delta(choices=[choice])))
+    assert chunk is not None
+    assert (chunk.deltas[0].text, chunk.deltas[0].finish_reason) == ("Hi", FinishReason.STOP)
+    made.feed(done(model="m" * 100_000))
+    last = made.end()
+    assert [each.kind for each in last.deviations] == [DeviationKind.FINISH_WORD]
+    assert last.model == "m" * 200
+
+
+def test_a_log_probability_that_is_no_number_is_left_out() -> None:
+    inf = float("inf")
+    entries = [
+        pb.TokenLogprob(token="a", logprob=-inf),
+        pb.TokenLogprob(token="b", logprob=-1.0, top=[pb.TopLogprob(token="c", logprob=inf)]),
+        pb.TokenLogprob(token="d", logprob=float("nan")),
+    ]
+    choice = pb.ChoiceDelta(text="abd", logprobs=entries)
+    chunk = decoder().feed(pb.GenerateResponse(delta=pb.Delta(choices=[choice])))
+    assert chunk is not None
+    assert chunk.deltas[0].logprobs == (TokenLogprob(token="b", logprob=-1.0),)
+
+
+def test_more_output_than_was_asked_for_is_cut_and_its_bound_counts() -> None:
+    made = AnswerDecoder(2, lambda: 9, bounds=AnswerBounds(max_output_tokens=16, choices=2))
+    chunk = made.feed(
+        pb.GenerateResponse(delta=pb.Delta(choices=[pb.ChoiceDelta(text="x" * 100_000)]))
+    )
+    assert chunk is not None
+    first, second = (each for each in chunk.deltas if each.finish_reason is not None)
+    assert sum(len(each.text) for each in chunk.deltas) == 64 * 16 + 2048
+    assert {each.finish_reason for each in (first, second)} == {FinishReason.LENGTH}
+    assert made.ended
+    last = made.end()
+    assert last.usage == Usage(prompt_tokens=9, completion_tokens=32, estimated=True)
+    assert [each.kind for each in last.deviations] == [DeviationKind.OUTPUT_CUT]
 
 
 def told(error: errors.RpcError, *, connected: bool = True) -> UpstreamFailure:

@@ -97,6 +97,7 @@ def test_long_events_come_in_slices_that_follow_each_other() -> None:
         batch({"no": "type"}),
         batch({"type": "BlockStored"}),
         batch(stored(PROMPT, block_size=0)),
+        batch(stored(PROMPT, block_size=1 << 62)),
         batch({**stored(PROMPT), "token_ids": [-1]}),
     ],
 )

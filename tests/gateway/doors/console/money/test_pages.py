@@ -40,7 +40,7 @@ async def served(tmp_path: Path) -> AsyncIterator[ServingConsole]:
         async with serving.serving_in(tmp_path, with_console(settings)) as running:
             fill(running)
             await running.gateway.accounting.write_rows()
-            yield ServingConsole(running, f"http://{running.gateway.console_address}")
+            yield ServingConsole(running, f"http://{running.gateway.front.console_address}")
 
 
 @contextlib.asynccontextmanager

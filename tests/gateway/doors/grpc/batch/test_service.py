@@ -207,7 +207,7 @@ async def test_more_requests_than_a_job_may_have(rig: Rig, tmp_path: Path) -> No
 
 async def test_the_pipeline_is_idle_afterwards(rig: Rig) -> None:
     await rig.ended(await rig.submit(items(*map(str, range(40)))))
-    await until(lambda: rig.served.gateway.active_requests == 0)
+    await until(lambda: rig.served.gateway.front.active_requests == 0)
     runner = rig.served.gateway.lane.runner
     assert runner is not None
     assert (runner.jobs, runner.runs.in_flight, runner.runs.waiting.total()) == ((), 0, 0)
@@ -222,7 +222,7 @@ async def test_the_metrics_page_tells_what_is_left(rig: Rig) -> None:
         port=rig.served.gateway.scheduler,
         accounting=rig.served.gateway.accounting,
         load=StillLoad(),
-        active_requests=lambda: rig.served.gateway.active_requests,
+        active_requests=lambda: rig.served.gateway.front.active_requests,
         batches=lane.load,
     )
     page = FleetMetrics(figures)

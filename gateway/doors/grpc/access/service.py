@@ -29,19 +29,19 @@ from gateway.auth.rights import beyond, inherited, rights_of
 from gateway.config.gateway import KeyConfig, KeyRole
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.accounts.access_changes import (
+from gateway.doors.grpc.access.changes import (
     changed_paths,
     changed_settings,
     tenant_change,
 )
-from gateway.doors.grpc.accounts.access_lists import KeyPages, page_of, tenant_messages
-from gateway.doors.grpc.accounts.access_messages import (
+from gateway.doors.grpc.access.lists import KeyPages, page_of, tenant_messages
+from gateway.doors.grpc.access.messages import (
     event_message,
     expiry_us,
     key_config,
     run_time_key,
 )
-from gateway.doors.grpc.accounts.ledger_errors import unavailable
+from gateway.doors.grpc.ledger_errors import unavailable
 from gateway.doors.grpc.rpc_context import (
     Context,
     check_texts,

@@ -10,7 +10,7 @@ from gateway.accounting.ledger.database import Dialect, Tx
 from gateway.config.gateway import GatewayConfig
 from gateway.doors.entry.active_settings import ActiveSettings
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.accounts.access_messages import file_key, tenant_message
+from gateway.doors.grpc.access.messages import file_key, tenant_message
 from moegate.v1 import admin_pb2
 
 PAGE = 100

@@ -9,7 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from gateway.config.gateway import KeyConfig, TenantConfig
 from gateway.config.limits import KeyLimitsConfig
 from gateway.doors.grpc import errors
-from gateway.doors.grpc.accounts.access_messages import convert, settings_message
+from gateway.doors.grpc.access.messages import convert, settings_message
 from moegate.v1 import admin_pb2
 
 FIELDS = tuple(admin_pb2.KeySettings.DESCRIPTOR.fields_by_name)
