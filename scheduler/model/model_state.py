@@ -175,7 +175,7 @@ class ModelState:
         waits = len(self.queue) > 0
         self.rate.advance(now, waiting=waits and self.queue.work_s() > 0)
         self.fleet.forget_stale(now)
-        self.fleet.note_overdue(now)
+        self.fleet.extend_overdue_prefills(now)
         for index in tuple(self.suspect):
             if self.admission.closed(self.fleet.states[index].facts.name, now):
                 self.suspect.discard(index)

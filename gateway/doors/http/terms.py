@@ -56,7 +56,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 def terms_of(headers: Mapping[str, str]) -> Terms:
     """Reads the headers. `headers`: names in any case. Raises HttpError (INVALID) that names the
     header, the value and the fix."""
-    given = {name: headers[PREFIX + name].strip() for name in _OWN if PREFIX + name in headers}
+    given = _given(headers)
     priority = 0
     if (text := given.get("priority")) is not None:
         if not re.fullmatch(r"-?[0-9]{1,2}", text) or abs(int(text)) > MOST_PRIORITY:
@@ -96,6 +96,27 @@ _OWN = (
     *("request-id", "deadline", "class", "slo-ttft", "slo-tpot", "priority"),
     *("data-policy", "max-cost", "labels", "end-user"),
 )
+
+
+_KNOWN = (*_OWN, "session-id", "placement", "reason", "cost-usd")
+"""Those, one that is read with others, and those of answers, which a client may send back."""
+
+
+def _given(headers: Mapping[str, str]) -> dict[str, str]:
+    """moegate's own headers that are given, without their prefix. Raises HttpError (INVALID) for
+    one that is unknown, since a slip in the name of a policy would lift it, and for one that is
+    given twice with different values, of which a proxy may have added the stricter one."""
+    given: dict[str, str] = {}
+    for name, text in headers.items():
+        if len(name) <= len(PREFIX) or name[: len(PREFIX)].lower() != PREFIX:
+            continue
+        own, value = name[len(PREFIX) :].lower(), text.strip()
+        if own not in _KNOWN:
+            known = ", ".join((*_OWN, "session-id"))
+            raise invalid(name.lower()[:80], f"no header of this gateway: {PREFIX} has {known}")
+        if given.setdefault(own, value) != value:
+            raise _fault(own, value, f"it is {given[own][:80]!r}, too: give it once")
+    return given
 
 
 def session_of(headers: Mapping[str, str]) -> str:

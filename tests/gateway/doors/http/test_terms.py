@@ -102,3 +102,26 @@ def test_an_idempotency_key_that_cannot_be_kept_is_refused(key: str, said: str) 
     with pytest.raises(HttpError, match=said) as caught:
         terms_of(CIMultiDict({"Idempotency-Key": key}))
     assert (caught.value.status, caught.value.param) == (400, "idempotency-key")
+
+
+@pytest.mark.parametrize("second", ["local-only", "us", ""], ids=["stricter", "another", "empty"])
+def test_a_header_that_is_given_twice_is_refused_unless_both_agree(second: str) -> None:
+    headers = CIMultiDict({"x-moegate-data-policy": "eu"})
+    headers.add("X-Moegate-Data-Policy", " eu ")
+    assert terms_of(headers).remote_classes == {"eu"}
+    headers.add("X-Moegate-Data-Policy", second)
+    with pytest.raises(HttpError, match="give it once") as caught:
+        terms_of(headers)
+    assert caught.value.param == "x-moegate-data-policy"
+
+
+@pytest.mark.parametrize("name", ["x-moegate-data_policy", "X-Moegate-DataPolicy", "x-moegate-x"])
+def test_a_slip_in_the_name_of_a_header_is_told(name: str) -> None:
+    with pytest.raises(HttpError, match="data-policy") as caught:
+        terms_of(CIMultiDict({name: "local-only"}))
+    assert caught.value.param == name.lower()
+
+
+def test_headers_of_an_answer_may_come_back() -> None:
+    answer = {"x-moegate-placement": "far", "x-moegate-reason": "", "x-moegate-cost-usd": "0"}
+    assert terms_of(CIMultiDict({**answer, "x-moegate": "1", "x-other": "2"})) == Terms()
