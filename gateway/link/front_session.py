@@ -206,7 +206,7 @@ class FrontSession:
         if message.committed or message.outcome is AttemptOutcome.OK:
             branch.owned.may_have_output = True
             if not branch.owned.stray:
-                self.scheduler.claims.note_output(branch.owned.submission)
+                self.scheduler.claims.record_output(branch.owned.submission)
         if branch.booked is None and not branch.owned.stray:
             self.scheduler.send(message)
         else:
@@ -296,7 +296,7 @@ class FrontSession:
                 branch.resume(start, self._clock(), 0)
                 branch.decision = answer
                 if not branch.submission.request.whole_answer and not branch.owned.stray:
-                    self.scheduler.claims.note_output(branch.owned.submission)
+                    self.scheduler.claims.record_output(branch.owned.submission)
             case Refuse(reason=reason):
                 branch.decision = answer
                 if reason in NOT_ADMITTED and branch.submission.kind is BranchKind.ORIGINAL:

@@ -118,10 +118,10 @@ class Claims:
             else:
                 self.remember(key, replace(use, has_output=True), use.until_s)
 
-    def note_output(self, submission: Submission) -> None:
+    def record_output(self, submission: Submission) -> None:
         """The client of a claimed request may have output from now on."""
         key = _key(submission)
-        if key is not None and (use := self._idempotency.note_output(key)) is not None:
+        if key is not None and (use := self._idempotency.record_output(key)) is not None:
             self.on_key_use(key, use)
 
     def idempotency_keys(self) -> list[Key]:

@@ -36,6 +36,80 @@ class Served:
     """None: it has no connector to other engines."""
 
 
+_PHASE_HELP = "Histogram of time spent in %s phase for request."
+_COUNTERS = (
+    (
+        "prefix_cache_queries",
+        "Prefix cache queries, in terms of number of queried tokens.",
+        "cache_queries_tokens",
+    ),
+    (
+        "prefix_cache_hits",
+        "Prefix cache hits, in terms of number of cached tokens.",
+        "cache_hits_tokens",
+    ),
+    (
+        "num_preemptions",
+        "Cumulative number of preemption from the engine.",
+        "preemptions",
+    ),
+    ("prompt_tokens", "Number of prefill tokens processed.", "prompt_tokens"),
+    (
+        "prompt_tokens_cached",
+        "Number of cached prompt tokens (local + external).",
+        "prompt_tokens_cached",
+    ),
+    (
+        "generation_tokens",
+        "Number of generation tokens processed.",
+        "generation_tokens",
+    ),
+)
+"""Name, help and field of `EngineCounters` of each plain counter."""
+_HISTOGRAMS = (
+    (
+        "request_prompt_tokens",
+        "Number of prefill tokens processed.",
+        "request_prompt_tokens",
+    ),
+    (
+        "request_generation_tokens",
+        "Number of generation tokens processed.",
+        "request_generation_tokens",
+    ),
+    (
+        "iteration_tokens_total",
+        "Histogram of number of tokens per engine_step.",
+        "step_tokens",
+    ),
+    (
+        "time_to_first_token_seconds",
+        "Histogram of time to first token in seconds.",
+        "ttft_s",
+    ),
+    (
+        "inter_token_latency_seconds",
+        "Histogram of inter-token latency in seconds.",
+        "inter_token_s",
+    ),
+    (
+        "request_time_per_output_token_seconds",
+        "Histogram of time_per_output_token_seconds per request.",
+        "tpot_s",
+    ),
+    (
+        "e2e_request_latency_seconds",
+        "Histogram of e2e request latency in seconds.",
+        "e2e_s",
+    ),
+    ("request_queue_time_seconds", _PHASE_HELP % "WAITING", "queue_s"),
+    ("request_inference_time_seconds", _PHASE_HELP % "RUNNING", "inference_s"),
+    ("request_prefill_time_seconds", _PHASE_HELP % "PREFILL", "prefill_s"),
+    ("request_decode_time_seconds", _PHASE_HELP % "DECODE", "decode_s"),
+)
+"""Name, help and field of `EngineCounters` of each histogram."""
+
+
 def render(engine: Engine, served: Served) -> bytes:
     """Writes all metrics."""
     config, ranks = served.config, engine.ranks
@@ -56,34 +130,7 @@ def render(engine: Engine, served: Served) -> bytes:
         "KV-cache usage. 1 means 100 percent usage.",
         [rank.pool.used_blocks / config.num_gpu_blocks for rank in ranks],
     )
-    for name, description, field in (
-        (
-            "prefix_cache_queries",
-            "Prefix cache queries, in terms of number of queried tokens.",
-            "cache_queries_tokens",
-        ),
-        (
-            "prefix_cache_hits",
-            "Prefix cache hits, in terms of number of cached tokens.",
-            "cache_hits_tokens",
-        ),
-        (
-            "num_preemptions",
-            "Cumulative number of preemption from the engine.",
-            "preemptions",
-        ),
-        ("prompt_tokens", "Number of prefill tokens processed.", "prompt_tokens"),
-        (
-            "prompt_tokens_cached",
-            "Number of cached prompt tokens (local + external).",
-            "prompt_tokens_cached",
-        ),
-        (
-            "generation_tokens",
-            "Number of generation tokens processed.",
-            "generation_tokens",
-        ),
-    ):
+    for name, description, field in _COUNTERS:
         counts = [getattr(rank.counters, field) for rank in ranks]
         if field == "generation_tokens" and config.task is not ModelTask.GENERATE:
             counts = [0 for _ in ranks]  # the one token of a prompt is the pooled output
@@ -109,47 +156,7 @@ def render(engine: Engine, served: Served) -> bytes:
         ],
         labelled_by_engine=False,
     )
-    for name, description, field in (
-        (
-            "request_prompt_tokens",
-            "Number of prefill tokens processed.",
-            "request_prompt_tokens",
-        ),
-        (
-            "request_generation_tokens",
-            "Number of generation tokens processed.",
-            "request_generation_tokens",
-        ),
-        (
-            "iteration_tokens_total",
-            "Histogram of number of tokens per engine_step.",
-            "step_tokens",
-        ),
-        (
-            "time_to_first_token_seconds",
-            "Histogram of time to first token in seconds.",
-            "ttft_s",
-        ),
-        (
-            "inter_token_latency_seconds",
-            "Histogram of inter-token latency in seconds.",
-            "inter_token_s",
-        ),
-        (
-            "request_time_per_output_token_seconds",
-            "Histogram of time_per_output_token_seconds per request.",
-            "tpot_s",
-        ),
-        (
-            "e2e_request_latency_seconds",
-            "Histogram of e2e request latency in seconds.",
-            "e2e_s",
-        ),
-        ("request_queue_time_seconds", _PHASE_HELP % "WAITING", "queue_s"),
-        ("request_inference_time_seconds", _PHASE_HELP % "RUNNING", "inference_s"),
-        ("request_prefill_time_seconds", _PHASE_HELP % "PREFILL", "prefill_s"),
-        ("request_decode_time_seconds", _PHASE_HELP % "DECODE", "decode_s"),
-    ):
+    for name, description, field in _HISTOGRAMS:
         text.histogram(name, description, [getattr(r.counters, field) for r in ranks])
     text.info(
         "cache_config_info", "Information of the LLMEngine CacheConfig", _cache(config, len(ranks))
@@ -241,7 +248,6 @@ def _finished(counters: EngineCounters) -> list[tuple[Labels, int]]:
     return [({"finished_reason": reason}, count) for reason, count in counts.items()]
 
 
-_PHASE_HELP = "Histogram of time spent in %s phase for request."
 _SLEEP_HELP = (
     "Engine sleep state; awake = 0 means engine is sleeping; awake = 1 means engine is awake;"
     " weights_offloaded = 1 means sleep level 1; discard_all = 1 means sleep level 2."

@@ -69,7 +69,7 @@ class IdempotencyKeys:
         self._running[key] = use
         return use
 
-    def note_output(self, key: Key) -> KeyUse | None:
+    def record_output(self, key: Key) -> KeyUse | None:
         """The client may have output of the request of a claimed key. Returns the use if that is
         news."""
         use = self._running.get(key)

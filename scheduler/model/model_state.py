@@ -175,7 +175,7 @@ class ModelState:
         waits = len(self.queue) > 0
         self.rate.advance(now, waiting=waits and self.queue.work_s() > 0)
         self.fleet.forget_stale(now)
-        self.fleet.note_overdue(now)
+        self.fleet.extend_overdue_prefills(now)
         for index in tuple(self.suspect):
             if self.admission.closed(self.fleet.states[index].facts.name, now):
                 self.suspect.discard(index)
@@ -292,9 +292,8 @@ class ModelState:
 
     def retry_place(self, query: PlacementQuery, now: float) -> PlacementResult | None:
         """The same for a request that waits, of which no figures are needed if it goes on to wait;
-        None: only pending prompts, which a first token ends, keep it waiting."""
+        None: pending prompts keep it waiting."""
         if await_prefills(self.fleet, query, self.policy, now):
-            self._rotation += 1
             return None
         return self.try_place(query, now)
 

@@ -354,7 +354,7 @@ class SelfHostedFleet:
         self.kv_paced_tokens[members] = group.kv_paced_tokens
         self.stall_end_s[members] = self.prefill_end_s[members].max()
 
-    def note_overdue(self, now: float) -> None:
+    def extend_overdue_prefills(self, now: float) -> None:
         """Delays the predictions behind every prefill whose first token is overdue."""
         due_s = self.first_token_due_s
         while len(due_s) and due_s.item(index := int(due_s.argmin())) < now:

@@ -1,4 +1,4 @@
-"""What the documents name exists: links, files of the repository, terms of the glossary."""
+"""What the documents name exists: links, files, modules and make targets, terms of the glossary."""
 
 from __future__ import annotations
 
@@ -36,17 +36,31 @@ def missing_files(text: str) -> Iterator[str]:
             yield quoted
 
 
+def unknown_commands(text: str) -> Iterator[str]:
+    """Modules after `python -m` and targets after `make` that the repository does not have."""
+    for module in re.findall(r"python -m ((?:benchmarks|helm|tests)[\w.]*)", text):
+        path = ROOT / module.replace(".", "/")
+        if not path.with_suffix(".py").exists() and not (path / "__main__.py").exists():
+            yield module
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE))
+    yield from sorted(named - targets)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_and_files_exist(page: Path) -> None:
+def test_links_files_and_commands_exist(page: Path) -> None:
     text = page.read_text()
     assert [*broken_links(text, page.parent)] == []
     assert [*missing_files(text)] == []
+    assert [*unknown_commands(text)] == []
 
 
 def test_what_is_missing_is_found() -> None:
     text = "[a](README.md) [b](nowhere.md) [c](https://d) `scheduler/core.py` `scheduler/no.py`"
     assert [*broken_links(text, ROOT)] == ["nowhere.md"]
     assert [*missing_files(text)] == ["scheduler/no.py"]
+    text = "`make demo` `make tea` `python -m helm.generate` `python -m benchmarks.tea --hot`"
+    assert [*unknown_commands(text)] == ["benchmarks.tea", "tea"]
 
 
 def unknown_names(text: str, source: str) -> Iterator[str]:

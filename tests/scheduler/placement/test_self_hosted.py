@@ -91,9 +91,9 @@ def test_an_overdue_prefill_delays_those_behind_it() -> None:
     fleet.add(0, resident("a", prefill_s=0.1), 0.0)
     fleet.add(0, resident("b", prefill_s=0.1), 0.0)
     due_s = fleet.first_token_due_s[0]
-    fleet.note_overdue(due_s - 0.001)
+    fleet.extend_overdue_prefills(due_s - 0.001)
     assert fleet.prefill_end_s[0] == pytest.approx(0.2)
-    fleet.note_overdue(due_s + 1.0)
+    fleet.extend_overdue_prefills(due_s + 1.0)
     assert fleet.prefill_end_s[0] > 1.5
     assert fleet.first_token_due_s[0] > due_s + 1.0
 
