@@ -190,7 +190,7 @@ class ModelScheduler:
             if not query.possible_now:
                 return TryResult(None, restricted=True)
             if (result := self.model_state.retry_place(query, now)) is None:
-                return TryResult(None, query.restricted)
+                return TryResult(None, query.restricted, all_wait=query.excluded is None)
             if result.chosen is None:
                 again_s = now + TRY_AGAIN_S if result.time_may_help else None
                 return TryResult(None, query.restricted, result.interfering_prefill_s, again_s)

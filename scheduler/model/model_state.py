@@ -292,9 +292,8 @@ class ModelState:
 
     def retry_place(self, query: PlacementQuery, now: float) -> PlacementResult | None:
         """The same for a request that waits, of which no figures are needed if it goes on to wait;
-        None: only pending prompts, which a first token ends, keep it waiting."""
+        None: pending prompts keep it waiting."""
         if await_prefills(self.fleet, query, self.policy, now):
-            self._rotation += 1
             return None
         return self.try_place(query, now)
 

@@ -62,7 +62,7 @@ def await_prefills(fleet: RoomArrays, query: PlacementQuery, policy: Policy, now
     waits = fleet.prefill_end_s - now > policy.most_pending_chunks * fleet.chunk_s
     if query.excluded is not None:
         waits |= query.excluded != Block.FREE
-    return bool(waits.all()) and _has_ample_kv(fleet, query)
+    return np.count_nonzero(waits) == len(waits) and _has_ample_kv(fleet, query)
 
 
 def _hold_idle_groups(

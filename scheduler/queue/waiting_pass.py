@@ -5,7 +5,8 @@ bounded number of tries, however long the queue is. The bound must not let a req
 start hide one that can, so the tries are counted by kind:
 
 - A request that was quoted on every self-hosted placement and got no place competes with all later
-  requests. After `most_quoted` of these the pass ends, and lower classes wait.
+  requests. After `most_quoted` of these the pass ends, and lower classes wait. It ends at once if
+  what keeps the request waiting keeps every other waiting, too.
 - A request to which only some placements are open gives no information on later requests:
   `most_restricted` bounds the tries of such requests, and they hold no class back.
 - A prefill may be ruled out because it would interfere with running streams. A later request with a
@@ -35,12 +36,14 @@ class TryResult(NamedTuple):
     open to it now. `interfering_prefill_s`: shortest prefill on the placements that were ruled out
     only because of interference with running streams; None if there were none. `again_s`: time at
     which the outcome may change without an event; None if only an event can change it.
+    `all_wait`: no placement takes any request now that is in time.
     """
 
     action: Action | None
     restricted: bool = False
     interfering_prefill_s: float | None = None
     again_s: float | None = None
+    all_wait: bool = False
 
 
 class PassResult(NamedTuple):
@@ -98,7 +101,7 @@ def run_pass(
             if result.interfering_prefill_s is not None:
                 interfering_prefill_s = min(interfering_prefill_s, result.interfering_prefill_s)
             quoted += 1
-            if quoted >= most_quoted:
+            if quoted >= most_quoted or result.all_wait:
                 break
     remote_tries = 0
     started = True

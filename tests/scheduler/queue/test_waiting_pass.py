@@ -111,3 +111,15 @@ def test_the_earliest_time_to_try_again_is_told() -> None:
     late, soon = TryResult(None, again_s=9.0), TryResult(None, restricted=True, again_s=3.0)
     assert Pass({"a": late, "b": soon, "c": IN_VAIN}, "iii").run().again_s == 3.0
     assert Pass({"a": IN_VAIN}, "i").run().again_s is None
+
+
+def test_a_pass_ends_at_once_where_all_others_wait_for_the_same() -> None:
+    queue_pass = Pass({"b": TryResult(None, all_wait=True)})
+    queue_pass.queue.push(
+        Queued(
+            request=request("remote"), spill_s=None, last_call_s=90.0, late_s=95.0, expires_s=99.0,
+            prefill_s=9.0, service_s=1.0, work_s=1.0, self_hosted=False,
+        )
+    )  # fmt: skip
+    assert names(queue_pass.run()) == ["a", "remote"]
+    assert queue_pass.tried == ["a", "b", "remote"]
