@@ -24,6 +24,7 @@ from gateway.accounting.ledger.postgres import Fence
 from gateway.auth.run_time import AccessTable
 from gateway.batch_lane import BatchLane
 from gateway.cluster.address import accounts_address
+from gateway.cluster.reload_audit import reload_audit_handlers
 from gateway.cluster.reloads import reload_all
 from gateway.config.server import ClusterConfig, TlsConfig
 from gateway.delivery.watches import Watches
@@ -203,7 +204,11 @@ async def leader_side(
             clock=clock,
             met=parts.fleet,
             setting=lambda: msgspec.msgpack.encode(active.access),
-            handlers=lambda front: batch_handlers(lane.desk) | replica_count_handlers(counts),
+            handlers=lambda front: (
+                batch_handlers(lane.desk)
+                | replica_count_handlers(counts)
+                | reload_audit_handlers(lambda: access)
+            ),
             bookings=LedgerBookings(accounting),
             opening=opening,
             listing=listing,

@@ -14,12 +14,12 @@ from typing import Any
 
 import msgspec
 
-from gateway.access.store import AccessStore
 from gateway.accounting.ledger.database import LedgerUnavailable, LedgerUnusable
 from gateway.auth.run_time import AccessTable, newest
 from gateway.cluster.address import link_address, process_name
 from gateway.cluster.leading import LeaderSurroundings
 from gateway.cluster.metrics import MemberMetrics, member_page
+from gateway.cluster.reload_audit import RemoteAuditLog
 from gateway.cluster.reloads import reload_handlers
 from gateway.cluster.roles import Roles
 from gateway.config.gateway import GatewayConfig
@@ -42,7 +42,7 @@ from gateway.link.remote_scheduler import RemoteScheduler
 from gateway.link.wire.certificates import LinkCertificates
 from gateway.link.wire.messages import WIRE_VERSION
 from gateway.runtime.active_configuration import ActiveConfiguration, changed_sections
-from gateway.runtime.reload import prepared_reload
+from gateway.runtime.reload import AuditLog, prepared_reload
 from gateway.runtime.startup import prepare_start
 from gateway.telemetry.observer import telemetry
 from gateway.upstream.http.connections import upstream_session
@@ -73,6 +73,7 @@ class RunningMember:
     scaler_address: str | None
     path: Path | None
     reload_lock: asyncio.Lock
+    audit: RemoteAuditLog
 
     @property
     def active(self) -> ActiveConfiguration:
@@ -80,9 +81,9 @@ class RunningMember:
         return self.front.active
 
     @property
-    def access(self) -> AccessStore | None:
-        """Keys, tenants and the audit log while this process leads."""
-        return None if self.roles.side is None else self.roles.side.access
+    def access(self) -> AuditLog:
+        """The audit log, which the leader writes."""
+        return self.audit if self.roles.side is None else self.roles.side.access
 
     async def reload_file(self) -> list[str]:
         """Reads the configuration file again, and puts it into force in this process. Returns the
@@ -230,6 +231,7 @@ async def running_member(
             scaler_address=scaler_address,
             path=path,
             reload_lock=asyncio.Lock(),
+            audit=RemoteAuditLog(name, scheduler.present),
         )
         yield member
 

@@ -64,8 +64,8 @@ class FrontRecord:
         self.last_report = 0
         """Number of the newest report."""
         self.slots: Counter[str] = Counter()
-        self.changes: Changes | None = None
-        """Gathers what changes, for whoever has set it; None: nobody."""
+        self.changes: list[Changes] = []
+        """Each gathers what changes, for whoever has added it."""
         self._levels: dict[str, tuple[RateLevel, float]] = {}
         """Rates of keys, of which there are as many as are configured, and when they were told."""
         self._by_id: dict[str, SentBranch] = {}
@@ -160,8 +160,8 @@ class FrontRecord:
         if branch is None or not branch.runs(attempt):
             return False
         branch.output_tokens = max(branch.output_tokens, output_tokens)
-        if self.changes is not None:
-            self.changes.progress.add(branch)
+        for changes in self.changes:
+            changes.progress.add(branch)
         branch.request.may_have_output |= not branch.submission.request.whole_answer
         return True
 
@@ -272,8 +272,9 @@ class FrontRecord:
     # Internals.
 
     def _changed(self, request: SentRequest) -> None:
-        if self.changes is not None and request.branches:
-            self.changes.requests.add(request)
+        if request.branches:
+            for changes in self.changes:
+                changes.requests.add(request)
 
     def _report(
         self,

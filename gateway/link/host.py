@@ -63,7 +63,7 @@ class SchedulerHost:
         that the next one will wait for; None: it knows all.
         `forgets_unfinished`: a front that is not expected has ended, so that idempotency keys of
         its requests are free unless their clients may have output.
-        `own_copy`: tells another front what that of this process has; None: there is none.
+        `own_copy`: tells other fronts what that of this process has; None: there is none.
         `gone_term`: see `FrontsLeft`."""
         self.scheduler = scheduler
         self.clock = clock
@@ -165,7 +165,7 @@ class SchedulerHost:
                 self._lose(incarnation, kept)
         self.witness.tick()
         if self._own_copy is not None:
-            self._own_copy.tick(self.witness.front)
+            self._own_copy.tick(self._keepers())
         if self.is_open:
             self.left.tick()
         if self._opening is not None:
@@ -223,12 +223,15 @@ class SchedulerHost:
             self._own_copy.close()
 
     def _choose_witness(self) -> None:
-        """The witness is a front that the next scheduler will wait for."""
-        self.witness.choose(
+        self.witness.choose(self._keepers())
+
+    def _keepers(self) -> list[HostedFront]:
+        """Fronts of other processes that the next scheduler will wait for."""
+        return [
             front
             for front in self.fronts
             if not front.is_own and (self.listing is None or front.incarnation in self.listing)
-        )
+        ]
 
     def _send_to(self, front: HostedFront, session: FrontSession) -> Send:
         """What sends the answers of a session to its front."""

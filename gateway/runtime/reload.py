@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 from gateway.access.audit import Event
-from gateway.access.store import AccessStore
 from gateway.auth.run_time import AccessTable, clashes
 from gateway.config.gateway import GatewayConfig
 from gateway.config.problems import ConfigError, ReloadRefused
@@ -88,6 +87,13 @@ class ReloadRequests:
         return actor
 
 
+class AuditLog(Protocol):
+    """Keeps what was done."""
+
+    async def record(self, event: Event) -> None:
+        """Adds an event."""
+
+
 class Reloadable(Protocol):
     """What `reload_on` needs of a gateway."""
 
@@ -96,8 +102,8 @@ class Reloadable(Protocol):
         """The configuration file."""
 
     @property
-    def access(self) -> AccessStore | None:
-        """Writes the audit log; None: another process does, which leads the cluster."""
+    def access(self) -> AuditLog:
+        """The audit log."""
 
     async def reload_file(self) -> list[str]:
         """Reads the file again. Returns the names of the sections that changed. Raises ConfigError,
@@ -110,9 +116,8 @@ async def reload_on(requests: ReloadRequests, gateway: Reloadable) -> None:
         actor = await requests.next()
         try:
             changes = await gateway.reload_file()
-            if gateway.access is not None:
-                event = Event(actor=actor, action="Reload", after={"changes": changes})
-                await gateway.access.record(event)
+            event = Event(actor=actor, action="Reload", after={"changes": changes})
+            await gateway.access.record(event)
             log.info("reloaded %s: %s", gateway.path, ", ".join(changes) or "nothing changed")
         except (ConfigError, ReloadRefused, OSError) as error:
             log.error("reload refused, the old configuration stays in force: %s", error)

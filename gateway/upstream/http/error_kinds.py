@@ -80,7 +80,8 @@ _TOO_LONG = re.compile(
     r"|\b(prompt|input)( \([^)]{0,60}\)| text| length| tokens?)? (is |was |are )?too (long|large)"
     r"|\binput (token count|tokens?|length)\b.{0,60}?\bexceeds?\b"
     r"|\binput token count is \d+ but"
-    r"|\b(prompt|input)\b[^.]{0,60}\bexceed\w* (the |our )?(model|max|limit|configured|allowed)"
+    r"|\b(prompt|input|messages)\b[^.]{0,60}\bexceed\w* (the |our )?"
+    r"(model|max|limit|configured|allowed)"
     r"|exceeded model token limit"
     r"|too many (input )?tokens: (total|size|the prompt)"
     r"|too large for model with \d+"
@@ -105,10 +106,16 @@ _QUOTA = re.compile(r"exceeded your current quota|check your plan and billing", 
 _FILTERED = re.compile(
     r"content[ _-]?filter|content management policy|\bflagged (for|by|as)\b|input was flagged"
     r"|inappropriate content|(output|content|prompt|request) (was )?blocked by|new_sensitive"
-    r"|violat\w+ (of )?(our |the )?(usage|content|safety) polic",
+    r"|violat\w+ (of )?(our |the )?(usage|content|safety) (polic|guideline)",
     re.I,
 )
-_FLAGGED = re.compile(r"input was flagged|\bflagged for\b", re.I)
+_FLAGGED = re.compile(
+    r"input was flagged|\bflagged for\b|\bcontent violates\b|failed check: SAFETY", re.I
+)
+_NO_MODEL = re.compile(
+    r"(/\S{1,100}: )?Invalid model name passed\b|\S{1,200} is not a valid model ID\b"
+)
+"""Begin of the text, so that what a server quotes of a request is none."""
 _OVERLOADED = re.compile(
     r"\b(is|are|currently) (overloaded|at capacity)|server overloaded|temporarily overloaded", re.I
 )
@@ -161,6 +168,8 @@ def _by_words(
     if kind in _ABOUT_REQUEST and words & _REFUSED_KEY_WORDS:
         return FailureKind.CREDENTIALS
     if kind in _ABOUT_ACCOUNT and words & _UNKNOWN_MODEL_WORDS:
+        return FailureKind.MODEL_NOT_FOUND
+    if kind in _ABOUT_REQUEST and _NO_MODEL.match(text):
         return FailureKind.MODEL_NOT_FOUND
     if kind is None and words & _REQUEST_WORDS:
         return FailureKind.BAD_REQUEST

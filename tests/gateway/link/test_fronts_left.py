@@ -302,6 +302,51 @@ async def test_another_front_is_told_everything_in_pieces(monkeypatch: pytest.Mo
     assert sorted(row.request_id for row in world.ledger.rows) == [f"k/r{i}" for i in range(5)]
 
 
+async def test_the_keeper_of_a_copy_and_then_the_leader_are_killed() -> None:
+    """Nothing is told between the two."""
+    world = World(slots=8)
+    old, own, other = await world.pair()
+    third = await old.join(101)
+    for number in range(3):
+        await asked(old, own, other, third, name=f"k/r{number}")
+    other.cut()
+    new, _ = world.leader(expects=1, gone=True)
+    await moved(third, new)
+    assert sorted(row.request_id for row in world.ledger.rows) == [f"k/r{i}" for i in range(3)]
+
+
+async def test_the_next_leader_is_killed_too_before_it_has_booked() -> None:
+    """It was one of those that kept a copy."""
+    world = World(slots=8)
+    old, own, other = await world.pair()
+    third = await old.join(101)
+    await asked(old, own, other, third)
+    world.ledger.late = 1
+    second, its_own = world.leader(other.remote, expects=2, gone=True)
+    third.host = second.host
+    await moved_together(second, its_own, third)
+    assert len(world.ledger.rows) == 1
+    world.ledger.lose_late()
+    last, _ = world.leader(expects=1, gone=True)
+    await moved(third, last)
+    world.clock.now_s += LEFT_S
+    await told(last, third)
+    assert [row.request_id for row in world.ledger.rows] == ["k/r"]
+
+
+async def test_a_front_that_has_a_copy_keeps_it_when_another_one_ends() -> None:
+    world = World()
+    old, own, other = await world.pair()
+    third = await old.join(101)
+    await asked(old, own, other, third)
+    [kept] = third.remote.copies.fronts.values()
+    other.cut()
+    late = await old.join(102)
+    await told(old, own, third, late)
+    assert list(third.remote.copies.fronts.values()) == [kept], "it is not told anew"
+    assert [len(each.requests) for each in late.remote.copies.fronts.values()] == [1]
+
+
 async def test_a_front_that_was_told_a_part_does_not_outdo_one_that_knows_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

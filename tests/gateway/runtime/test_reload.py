@@ -69,12 +69,6 @@ async def test_each_reload_is_recorded_and_a_refused_one_is_not() -> None:
     ]
 
 
-async def test_a_gateway_that_does_not_lead_reloads_without_the_log() -> None:
-    gateway = Gateway([["limits"], ["limits"]], None)
-    await reloads(gateway, SIGNAL, SIGNAL)
-    assert not gateway.answers
-
-
 async def test_requests_that_come_while_one_waits_are_one() -> None:
     requests = ReloadRequests()
     for actor in (SIGNAL, FILE_WATCH, SIGNAL):

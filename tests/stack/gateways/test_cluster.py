@@ -138,6 +138,35 @@ async def test_another_one_takes_over_from_a_killed_leader(
         assert await made.term() == 2
 
 
+async def test_a_gateway_and_the_leader_are_killed_one_after_the_other(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    """Whichever of the others is killed first, the leader's own streams are booked."""
+    upstream = Counting(pause_s=0.004)
+    dsn = await postgres.new_database("two_in_a_row")
+    async with counting(upstream), cluster(tmp_path, dsn, [upstream.url], 3) as made:
+        await asyncio.gather(*(member.start() for member in made.members))
+        leader = await made.leader()
+        first, last = (member for member in made.members if member is not leader)
+        clients = Clients(made)
+        lost = [clients.new(f"lost{number}", 3000) for number in range(6)]
+        streams = [asyncio.create_task(each.ask(leader)) for each in lost]
+        async with asyncio.timeout(BOUND_S):
+            await asyncio.gather(*(each.first_token.wait() for each in lost))
+        told = {each.text: upstream.tokens_by_text[each.text] for each in lost}
+        await serving.until(
+            lambda: all(upstream.tokens_by_text[text] >= told[text] + 200 for text in told)
+        )
+        await first.kill()
+        await leader.kill()
+        clients.killed(leader)
+        for each in lost:
+            each.told = told[each.text]
+        assert await asyncio.gather(*streams) == [grpc.StatusCode.UNAVAILABLE] * len(lost)
+        await ask_again(last)
+        await clients.check(upstream)
+
+
 async def faulty(made: Cluster, upstream: Counting, clients: Clients, fault: str) -> float:
     """Lets the leader fail while streams run at all members, and others spend a budget. Clients
     repeat what they asked the leader under the same key, elsewhere. Returns the seconds until a

@@ -49,6 +49,7 @@ TOO_LONG = [
     # Kimi, GLM, MiniMax, DeepSeek, DashScope.
     "Invalid request: Your request exceeded model token limit: 262144 (requested: 291351)",
     "Prompt exceeds max length",
+    "Messages have 40000 tokens, which exceeds the max limit of 32768 tokens",
     "Request 182387 input tokens exceeds the model's maximum context length 202750",
     "invalid params, context window exceeds limit (2013)",
     "Range of input length should be [1, 129024]",
@@ -193,11 +194,28 @@ def test_another_fault_of_the_request_is_not_its_length(text: str) -> None:
         (400, {"message": "Output blocked by content filtering policy"}, "CONTENT_FILTER"),
         (403, {"message": 'Your input was flagged for "violence".'}, "CONTENT_FILTER"),
         (403, {"message": "blocked by the network policy"}, "CREDENTIALS"),
+        (400, {"message": "Content violates usage guidelines."}, "CONTENT_FILTER"),
+        (403, {"message": "Content violates usage guidelines. Team: t"}, "CONTENT_FILTER"),
+        (400, {"message": "grok-x is not a valid model ID", "code": 400}, "MODEL_NOT_FOUND"),
+        (400, {"message": "Invalid model name passed in model=x"}, "MODEL_NOT_FOUND"),
+        (400, {"message": "/chat/completions: Invalid model name passed"}, "MODEL_NOT_FOUND"),
+        (400, {"message": "tool 'a is not a valid model ID' has no schema"}, "BAD_REQUEST"),
     ],
 )
 def test_words_and_texts_of_other_kinds(status: int, error: dict[str, Any], kind: str) -> None:
     found = http_failure(status, json.dumps({"error": error}).encode(), {}, 0.0)
     assert found.kind.name == kind
+
+
+def test_content_that_xai_refuses_is_not_the_fault_of_the_key() -> None:
+    """As it refuses: the status of a key without rights, and the text as the whole error."""
+    body = {
+        "code": "The caller does not have permission to execute the specified operation",
+        "error": "Content violates usage guidelines. Team: t, API key ID: k, Model: grok-4, "
+        "Failed check: SAFETY_CHECK_TYPE_BIO",
+    }
+    found = http_failure(403, json.dumps(body).encode(), {}, 0.0)
+    assert found.kind is FailureKind.CONTENT_FILTER
 
 
 def test_a_quota_that_is_reset_soon_is_load_and_not_credit() -> None:
