@@ -241,7 +241,7 @@ class ModelScheduler:
         """Handles the end of an attempt: the request ends, waits again, or is tried on another
         placement."""
         request = tracked.request
-        state, resident = transitions.remove_attempt(self.model_state, tracked, now)
+        state, resident = transitions.remove_attempt(self.model_state, tracked, now, event)
         self._admission.record_end(state.facts.name, event.request_id, event, now)
         outcome = transitions.learn_from_end(self.model_state, state, resident, event)
         blame = compare_end(

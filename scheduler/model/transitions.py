@@ -161,9 +161,10 @@ def choose_remote(
 
 
 def remove_attempt(
-    model_state: ModelState, tracked: TrackedRequest, now: float
+    model_state: ModelState, tracked: TrackedRequest, now: float, ended: AttemptEnded | None = None
 ) -> tuple[PlacementState, Resident]:
-    """Removes the request's attempt from its placement and settles its tenant's service."""
+    """Removes the request's attempt from its placement and settles its tenant's service. `ended`:
+    how it has ended; None: it was cancelled."""
     state, tracked.placement = tracked.placement, None
     assert state is not None
     request = tracked.request
@@ -175,6 +176,8 @@ def remove_attempt(
         rate = resident.nano_usd_per_s  # a reload has removed the placement
     else:
         resident = model_state.fleet.remove(index, request.request_id, now)
+        cached_tokens = None if ended is None else ended.cached_tokens
+        learning.answer_ended(model_state.fleet, index, request.request_id, cached_tokens)
         model_state.batch.pop(request.request_id, None)
         rate = model_state.fleet.nano_usd_per_s.item(index)
     full_token_s = model_state.fleet.full_token_s
@@ -196,9 +199,6 @@ def learn_from_end(
         model_state.suspect.add(index)
     if event.outcome is AttemptOutcome.OK or event.fault in _FAULTS_OF_PLACEMENTS:
         outcome = state.record_outcome(failed=event.outcome is not AttemptOutcome.OK)
-    if index is not None:
-        request_id, cached_tokens = resident.request.request_id, event.cached_tokens
-        learning.answer_ended(model_state.fleet, index, request_id, cached_tokens)
     if event.outcome is AttemptOutcome.OK:
         exact = index is not None and model_state.engine_caches.is_known(index)
         if not (exact and resident.request.token_blocks):

@@ -18,6 +18,7 @@ from scheduler.model.transitions import (
     start_remote,
     start_self_hosted,
 )
+from scheduler.step_time.prefill_periods import PrefillPeriod
 from scheduler.tracked_request import TrackedRequest
 from tests.scheduler.model.test_model_state import FAR, model, own, tracked
 
@@ -66,6 +67,25 @@ def test_the_tenant_pays_in_the_end_for_what_it_got() -> None:
     got = 1000 * (resident.prefill_s + state.fleet.full_token_s)
     assert state.queue.counters.served("team") == pytest.approx(got)
     assert got < expected
+
+
+@pytest.mark.parametrize(("cached_tokens", "weight"), [(None, 0.1), (16, 1.0)])
+def test_the_end_of_an_answer_ends_what_awaits_its_cached_tokens(
+    cached_tokens: int | None, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = model(own("a"))
+    before = started(state, "before", prefix_blocks=(1, 2))
+    state.fleet.progress(0, "before", 1, 0.1)
+    remove_attempt(state, before, 0.2)
+    periods: list[PrefillPeriod] = []
+    [group] = state.fleet.groups
+    monkeypatch.setattr(type(group.fit), "observe_period", lambda _, each: periods.append(each))
+    one = started(state, prefix_blocks=(1, 2))
+    state.fleet.progress(0, "r", 1, 0.3)
+    assert not periods, "what was cached of its prompt is not known"
+    done = end(AttemptOutcome.OK, cached_tokens=cached_tokens) if cached_tokens else None
+    remove_attempt(state, one, 0.4, done)
+    assert [period.weight for period in periods] == [weight]
 
 
 def test_batch_requests_that_run_are_known_until_they_end() -> None:
@@ -144,8 +164,9 @@ def test_a_prefix_that_is_there_or_is_not_teaches_nothing_false_of_prompts() -> 
         took_s = prior.decode_step_s(1, prompt) * -(-(prompt - found) // prior.chunk_tokens)
         took_s += prior.prefill_time_s(prompt - found, prompt, 1)
         fleet.progress(0, "r", 1, now + took_s)
-        placement, resident = remove_attempt(state, one, now + took_s + 1.0)
-        learn_from_end(state, placement, resident, end(AttemptOutcome.OK, cached_tokens=found))
+        ended = end(AttemptOutcome.OK, cached_tokens=found)
+        placement, resident = remove_attempt(state, one, now + took_s + 1.0, ended)
+        learn_from_end(state, placement, resident, ended)
     assert fit.state.factors[4:] == pytest.approx((1.0, 1.0), abs=0.15)
 
 
