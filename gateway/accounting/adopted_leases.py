@@ -32,6 +32,7 @@ class AdoptedLeases:
     def __init__(self, ledger: Ledger, book: BudgetBook, owner: Owner) -> None:
         self._ledger = ledger
         self._book = book
+        self._unknown_note = f"{UNKNOWN_NOTE} at {owner.epoch}"
         self._known_note = (
             f"all requests are known at {owner.epoch}: they have not spent this part of the"
             " lease's recovery"
@@ -75,7 +76,8 @@ class AdoptedLeases:
             if self._unbooked:
                 unbooked = dict(self._unbooked)
                 await self._ledger.after_rows(
-                    lambda tx: record_lost_rows(tx, unbooked, UNKNOWN_NOTE), WRITE_S
+                    lambda tx: record_lost_rows(tx, unbooked, self._unknown_note, once=True),
+                    WRITE_S,
                 )
                 self._unbooked.clear()
             if self._unreturned:

@@ -84,6 +84,8 @@ class Budgets:
         )
         """Extensions of each tenant that may still begin."""
         self._undone: list[Order] = []
+        self._lost: dict[str, int] = {}
+        """Charges of lost rows that are not booked yet, by the id of a lease that ends."""
         self._refused: dict[Holder, tuple[float, int, BudgetRefused]] = {}
         self._configured: tuple[Budget, ...] = ()
         self._overrides: dict[Scope, Budget | None] = {}
@@ -215,11 +217,14 @@ class Budgets:
             amount = action.nano_usd
             await self._ledger.after_rows(lambda tx: give_back(tx, lease_id, amount), GRANT_S)
             return
-        lost = self._ledger.lost(lease_id)
+        lost = self._lost.get(lease_id, 0) + self._ledger.lost(lease_id)
         if lost:
+            self._lost[lease_id] = lost  # until it is known to be booked
+            note = f"{LOST_NOTE} of {self._owner.epoch}"
             await self._ledger.after_rows(
-                lambda tx: record_lost_rows(tx, {lease_id: lost}, LOST_NOTE), GRANT_S
+                lambda tx: record_lost_rows(tx, {lease_id: lost}, note, once=True), GRANT_S
             )
+            del self._lost[lease_id]
         await self._ledger.after_rows(lambda tx: close(tx, lease_id), GRANT_S)
 
     async def _extend(self, holder: Holder, worst_nano_usd: int) -> None:

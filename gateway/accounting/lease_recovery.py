@@ -24,8 +24,9 @@ _GIVEN = {
     Dialect.POSTGRES: "SELECT key AS id, value::bigint AS amount FROM json_each_text($1::json)",
 }
 """An amount of each lease, as a JSON object."""
-_FOR_UPDATE = {Dialect.SQLITE: "", Dialect.POSTGRES: " FOR UPDATE"}
-"""SQLite has one writer."""
+_FOR_UPDATE = {Dialect.SQLITE: "", Dialect.POSTGRES: ' COLLATE "C" FOR UPDATE'}
+"""SQLite has one writer. In the order of bytes, as Python compares ids, whatever the database's
+collation is."""
 _EPOCH = f"'{recovery_epoch('')}' || id"
 
 
@@ -44,11 +45,15 @@ class _Lease:
     accounts: str
 
 
-async def record_lost_rows(tx: Tx, lost: Mapping[str, int], note: str) -> None:
+async def record_lost_rows(
+    tx: Tx, lost: Mapping[str, int], note: str, *, once: bool = False
+) -> None:
     """Books the charges of rows that were lost before they were written. `lost`: nano-USD by lease;
-    what exceeds the rest of a lease is left out."""
-    of_them = f"lease_id IN (SELECT id FROM ({_GIVEN[tx.dialect]}) AS given)"
-    leases = await _locked(tx, of_them, _json(lost))
+    what exceeds the rest of a lease is left out. `once`: does nothing for a lease that has a row
+    with this note already, so that it may be repeated where the database did not answer."""
+    leases = await _locked_of(tx, lost)
+    if once:
+        leases = await _without_note(tx, leases, note)
     await _recover(
         tx, [(lease, min(lost[lease.lease_id], lease.rest_nano_usd)) for lease in leases], note
     )
@@ -82,12 +87,7 @@ async def return_unspent(tx: Tx, unspent: Mapping[str, int], note: str) -> None:
     """Takes back what was booked as spent, and is known not to have been. `unspent`: nano-USD by
     lease, of which at most what is booked returns. Does nothing for a lease that has a row with
     this note already."""
-    leases = await _locked(
-        tx,
-        f"lease_id IN (SELECT id FROM ({_GIVEN[tx.dialect]}) AS given WHERE NOT EXISTS"
-        f" (SELECT 1 FROM attempt WHERE epoch = {_EPOCH} AND note = $2))",
-        *(_json(unspent), note),
-    )
+    leases = await _without_note(tx, await _locked_of(tx, unspent), note)
     returned = [
         (lease, min(unspent[lease.lease_id], lease.recovered_nano_usd))
         for lease in leases
@@ -115,6 +115,24 @@ async def _locked(tx: Tx, where: str, *values: object) -> list[_Lease]:
         *values,
     )
     return [_Lease(*row) for row in rows]
+
+
+async def _locked_of(tx: Tx, amounts: Mapping[str, int]) -> list[_Lease]:
+    """Locks these leases and returns those that there are."""
+    of_them = f"lease_id IN (SELECT id FROM ({_GIVEN[tx.dialect]}) AS given)"
+    return await _locked(tx, of_them, _json(amounts))
+
+
+async def _without_note(tx: Tx, leases: Sequence[_Lease], note: str) -> list[_Lease]:
+    """Those of locked leases that have no row with this note. A statement of its own: one that
+    waits for a lock does not see the rows that came meanwhile."""
+    noted = await tx.rows(
+        f"{_with_given(tx)} SELECT id FROM given WHERE EXISTS"
+        f" (SELECT 1 FROM attempt WHERE epoch = {_EPOCH} AND note = $2)",
+        *(_json({lease.lease_id: 0 for lease in leases}), note),
+    )
+    known = {lease_id for (lease_id,) in noted}
+    return [lease for lease in leases if lease.lease_id not in known]
 
 
 async def _end(tx: Tx, leases: Sequence[_Lease], note: str) -> None:

@@ -141,7 +141,7 @@ class ToolCallNormaliser:
     def add(self, piece: CallPiece) -> list[ToolCall]:
         """What the client gets of a piece. Raises UpstreamFailure: too many calls."""
         ready: list[ToolCall] = []
-        if piece.arguments.startswith('"'):
+        if piece.arguments.startswith('"') and not self._is_amid(piece.index):
             piece = structs.replace(piece, arguments=_unquoted(piece.arguments))
         call = self._call_of(piece, ready)
         if call is None:
@@ -168,6 +168,12 @@ class ToolCallNormaliser:
         for call in self._calls:
             self._close(call, ready, complete=complete)
         return ready
+
+    def _is_amid(self, index: int | None) -> bool:
+        """Whether arguments have begun that a piece with this index may continue."""
+        call = None if index is None else self._by_index.get(index)
+        call = call or (self._calls[-1] if self._calls else None)
+        return call is not None and call.has_arguments and not call.is_complete
 
     def _close(self, call: _Call, ready: list[ToolCall], *, complete: bool) -> None:
         rest = call.held + self._halves.rest(str(call.index))

@@ -2,9 +2,10 @@
 
 It does what `append.append` does in a transaction of several statements: it skips rows that the
 database already has, and adds what the new rows settle to their leases and then to the accounts. It
-takes locks in the same order: leases, then accounts, each in the order of their ids; that of the
-leader's term comes first. Where a lease is no longer open, or a part of it was booked as lost (this
-process or a front counted as dead), it writes nothing, and `append.append` runs.
+takes locks in the same order: leases, then accounts, each in the order of their ids (by bytes, as
+in Python: the collation of a database may differ); that of the leader's term comes first. Where a
+lease is no longer open, or a part of it was booked as lost (this process or a front counted as
+dead), it writes nothing, and `append.append` runs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ given AS (
   SELECT * FROM unnest({_ARRAYS}, ${_OVERRUNS}::bigint[]) AS g ({", ".join(_COLUMNS)}, overrun)
 ), held AS MATERIALIZED (
   SELECT state = 'open' AND recovered_nano_usd = 0 AS plain FROM lease
-  WHERE lease_id = ANY (${_LEASES}::text[]) ORDER BY lease_id FOR UPDATE
+  WHERE lease_id = ANY (${_LEASES}::text[]) ORDER BY lease_id COLLATE "C" FOR UPDATE
 ), fresh AS (
   INSERT INTO attempt (epoch, {", ".join(_COLUMNS)})
   SELECT $1, {", ".join(_COLUMNS)} FROM given
@@ -57,7 +58,7 @@ given AS (
   ) AS parts GROUP BY account_id
 ), locked AS MATERIALIZED (
   SELECT account_id FROM account WHERE account_id IN (SELECT account_id FROM added)
-  ORDER BY account_id FOR UPDATE
+  ORDER BY account_id COLLATE "C" FOR UPDATE
 ), booked AS (
   UPDATE account SET settled_nano_usd = account.settled_nano_usd + added.settled,
     committed_nano_usd = account.committed_nano_usd + added.committed

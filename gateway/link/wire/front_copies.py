@@ -29,7 +29,7 @@ PIECE = 200
 @dataclass(slots=True, eq=False)
 class KeptFront:
     """The copy of one front. `told_s`: when it was told last; `complete`: whether everything was
-    told; `requests`: by the number of their original branch, each with the time when it was
+    told by then; `requests`: by the number of their original branch, each with the time when it was
     told."""
 
     front: str
@@ -77,7 +77,7 @@ class FrontCopies:
             kept = KeptFront(part.front, part.term, now)
         self.fronts[part.front] = kept
         kept.told_s = now - part.ago_s
-        kept.complete |= part.complete
+        kept.complete = part.complete
         for number in part.over:
             self._drop(kept, number)
         for state in part.requests:

@@ -122,7 +122,7 @@ def _read_text(value: str, depth: int) -> ErrorReport | None:
     if text[:1] in ("{", "["):
         try:
             return _read(msgspec.json.decode(text), depth + 1)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
             pass
     text = text[:MAX_TEXT_CHARS]
     for echo in _ECHOES:

@@ -342,6 +342,32 @@ async def test_what_all_requests_are_known_not_to_have_spent_returns_once() -> N
         assert account(ledger.connection) == (0, 0)
 
 
+async def test_what_was_booked_without_an_answer_is_not_booked_again() -> None:
+    """The ledger is slow at the takeover: the transaction is committed after the wait for it."""
+    ledger = MemoryLedger()
+    before = Budgets(cast(Ledger, ledger), Owner("gateway", "before"))
+    before.configure([BUDGET])
+    for number in (1, 2):
+        await before.reserve(f"key/{number}", HOLDER, 300_000)
+    made = await adopted(ledger)
+    [lease] = made.book.leases
+    made.book.hold_again("key/1", lease.lease_id, HOLDER, 300_000, time.time())
+    ledger.unanswered = True
+    with pytest.raises(LedgerUnavailable):
+        await made.adopted.end(complete=False)
+    ledger.unanswered = False
+    booked = charges(ledger)
+    await made.return_unused()
+    assert charges(ledger) == booked, "the known request has not spent what it holds"
+    made.book.hold_again("key/2", lease.lease_id, HOLDER, 300_000, time.time())
+    await made.adopted.return_unaccounted()
+    for number in (1, 2):
+        book(ledger, made, f"key/{number}", 300_000)
+    await made.return_unused()
+    assert charges(ledger) == 600_000
+    assert account(ledger.connection) == (600_000, 600_000)
+
+
 async def test_what_is_not_booked_yet_is_known() -> None:
     """Until then the next leader must take the fronts of before for unknown."""
     ledger = await killed()

@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from gateway.accounting import budgets
 from gateway.accounting.accounting import Accounting, open_accounting
-from gateway.accounting.budgets import BudgetRefused, BudgetUnchecked
+from gateway.accounting.budgets import BudgetRefused, Budgets, BudgetUnchecked
+from gateway.accounting.ledger.leases import Owner
+from gateway.accounting.ledger.ledger import Ledger
 from gateway.config.gateway import GatewayConfig
 from gateway.config.ledger import BudgetConfig, LedgerConfig
 from scheduler.budgets import budget_book
 from scheduler.budgets.budget import Budget, Holder
 from scheduler.budgets.budget_window import Period
+from tests.gateway.scheduling.scheduling_made import MemoryLedger
 from tests.ledgers import settled
 
 CAP_NANO_USD = 1_000_000_000
@@ -190,3 +193,27 @@ async def test_who_waits_too_long_for_a_lease_is_unchecked(
         held.set()
         await first
         await made.budgets.reserve("capped/2", Holder("team", "capped", "b"), 10)
+
+
+@pytest.mark.parametrize("answer", ["none", "unanswered", "fails"])
+async def test_charges_of_lost_rows_are_booked_once_where_the_ledger_fails(
+    answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = MemoryLedger()
+    lost = [300]
+    monkeypatch.setattr(ledger, "lost", lambda _: lost.pop() if lost else 0)
+    made = Budgets(cast(Ledger, ledger), Owner("gateway", "epoch"))
+    made.configure(
+        [Budget(tenant="team", key_id="", period=Period.MONTH, cap_nano_usd=CAP_NANO_USD)]
+    )
+    await made.reserve("capped/1", HOLDER, 1000)
+    made.release("capped/1")
+    made.configure([])  # its lease ends
+    if answer != "none":
+        monkeypatch.setattr(ledger, answer, True)
+        await made.return_unused()
+        monkeypatch.setattr(ledger, answer, False)
+    await made.return_unused()
+    await made.return_unused()
+    found = ledger.connection.execute("SELECT settled_nano_usd, committed_nano_usd FROM account")
+    assert found.fetchall() == [(300, 300)]

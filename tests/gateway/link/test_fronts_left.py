@@ -265,6 +265,21 @@ async def test_a_front_is_accounted_for_that_has_ended_and_left_a_whole_copy(
     assert new.host.left.ended == ({own.remote.incarnation} if gone and whole else set())
 
 
+async def test_a_front_is_not_accounted_for_whose_copy_has_fallen_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was whole before."""
+    world = World()
+    old, own, other = await world.pair()
+    await asked(old, own, other)
+    monkeypatch.setattr(own_front_copy, "PIECE", 0)
+    await asked(old, own, other, name="k/later")
+    new, _ = world.leader(expects=1, gone=True)
+    await moved(other, new)
+    assert [row.request_id for row in world.ledger.rows] == ["k/r"]
+    assert not new.host.left.ended, "what the later request held is unknown"
+
+
 async def test_the_leader_after_the_next_books_what_that_one_could_not() -> None:
     world = World()
     old, own, other = await world.pair()

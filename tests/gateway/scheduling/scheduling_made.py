@@ -74,10 +74,10 @@ class Clock:
 
 class MemoryLedger:
     """Runs the transactions of leases in a database in memory, once `answers` is set. `fails`: they
-    fail."""
+    fail; `unanswered`: they are committed, and nobody hears of it."""
 
     def __init__(self) -> None:
-        self.fails = False
+        self.fails = self.unanswered = False
         self.answers = asyncio.Event()
         self.answers.set()
         self.waiting = 0
@@ -93,7 +93,10 @@ class MemoryLedger:
             self.waiting -= 1
         if self.fails:
             raise LedgerUnavailable("as told")
-        return run_now(transaction(SqliteTx(self.connection)))
+        result = run_now(transaction(SqliteTx(self.connection)))
+        if self.unanswered:
+            raise LedgerUnavailable("as told")
+        return result
 
     async def read(self, transaction: Callable[[Tx], Awaitable[T]]) -> T:
         """See `Database`."""

@@ -27,6 +27,14 @@ TOOL_CALLS = [
         finish=T,
     ),
     openai(
+        "a value in arguments that is JSON in a text, in a piece of its own",
+        calls(call('{"a": ', "f", index=0, id="c1")),
+        calls(call(json.dumps(A), index=0)),
+        calls(call("}", index=0)),
+        calls=[("f", {"a": A})],
+        finish=T,
+    ),
+    openai(
         "arguments as an object with numbers that are none",
         calls({"index": 0, "id": "c1", "function": {"name": "f", "arguments": "?"}}).replace(
             '"?"', '{"a": 1e999, "b": NaN}'

@@ -246,6 +246,38 @@ async def leased(database: Database, leases: int) -> list[str]:
     return [step.lease.lease_id for step in steps]
 
 
+async def test_what_comes_again_before_the_first_one_is_committed_is_done_once(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    """The answer of a commit was lost, and it waits for a standby."""
+    async with both(tmp_path, postgres, "again", golden=False) as (_, second, _append):
+        [lease_id] = await leased(second, 1)
+        done, commit = asyncio.Event(), asyncio.Event()
+
+        async def twice(write: Callable[[Tx], Awaitable[None]]) -> None:
+            done.clear()
+            commit.clear()
+
+            async def slow(tx: Tx) -> None:
+                await write(tx)
+                done.set()
+                await commit.wait()
+
+            first = asyncio.create_task(second.write(slow))
+            await done.wait()
+            again = asyncio.create_task(second.write(write))
+            locks = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted"
+            while await second.read(lambda tx: tx.rows(locks)) == [(0,)]:
+                await asyncio.sleep(0.01)
+            commit.set()
+            await asyncio.gather(first, again)
+
+        await twice(lambda tx: record_lost_rows(tx, {lease_id: 2000}, "unknown", once=True))
+        await twice(lambda tx: return_unspent(tx, {lease_id: 1000}, "known"))
+        rows = await second.read(lambda tx: tx.rows("SELECT budgeted_nano_usd FROM attempt"))
+        assert rows == [(2000,), (-1000,)]
+
+
 async def test_leases_are_recovered_together_as_one_after_the_other(
     tmp_path: Path, postgres: Postgres
 ) -> None:

@@ -149,6 +149,8 @@ def _finite(value: object) -> bool:
     ("body", "message"),
     [
         (b'{"error":{"message":"too long \\ud83d","code":"1261"}}', "too long \ufffd"),
+        # JSON of another server, cut amid a character.
+        (b'{"error":{"message":"{too long \\ud83d","code":"1261"}}', "{too long \ufffd"),
         ('{"error":{"message":"超长","code":"1261"}}'.encode("gbk"), None),
         (b'\xef\xbb\xbf{"error":{"message":"too long","code":"1261"}}', "too long"),
         (b'{"error":{"message":"too long","code":"1261","at":NaN}}', "too long"),
