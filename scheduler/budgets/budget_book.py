@@ -240,6 +240,7 @@ class BudgetBook:
                     lease.settled_nano_usd += free
                     unaccounted.append((lease, free))
                     self._late.add_unaccounted(lease.lease_id, free)
+        self._late.end_takeover()
         return tuple(unaccounted)
 
     def take_unaccounted(self) -> dict[str, int]:

@@ -38,6 +38,11 @@ class LateHolds:
         """The takeover has ended, and this part of a lease is booked as spent."""
         self._unaccounted[lease_id] = nano_usd
 
+    def end_takeover(self) -> None:
+        """The takeover has ended: where nothing is booked, no request can have a part in it."""
+        if not self._unaccounted:
+            self._told = None
+
     def tell(self, request_id: str, lease_id: str, nano_usd: int) -> bool:
         """A request tells what it holds. Returns whether that is a part of what is booked."""
         if self._told is None or request_id in self._told:
@@ -60,7 +65,7 @@ class LateHolds:
         """All requests are known: returns what none of them has told of, by lease id. It is no part
         of what is told later."""
         found = {lease_id: left for lease_id, left in self._unaccounted.items() if left > 0}
-        self._unaccounted.clear()
+        self._unaccounted, self._told, self._until_s = {}, None, None
         return found
 
     def due(self, unix_s: float) -> tuple[Unspent, ...]:

@@ -33,11 +33,9 @@ def exclusions(
     all be closed."""
     request = tracked.request
     all_serve = fleet.serving_count == len(fleet)
-    exact, is_adapter = request.prompt_tokens_exact, request.model != fleet.model
-    if all_serve and not (
-        exact or request.unsupported_by or suspect or tracked.failed or is_adapter
-    ):
+    if all_serve and not suspect and not may_differ(fleet, tracked):
         return None
+    exact, is_adapter = request.prompt_tokens_exact, request.model != fleet.model
     blocks = np.zeros(len(fleet), dtype=np.int8)
     if not all_serve:
         blocks[~fleet.serving] = _NOT_SERVING
@@ -69,6 +67,17 @@ def exclusions(
             if state.facts.name not in kept:
                 blocks[fleet.index[state.facts.name]] = Block.TRIED
     return blocks if np.count_nonzero(blocks) else None
+
+
+def may_differ(fleet: SelfHostedFleet, tracked: TrackedRequest) -> bool:
+    """Whether a placement may be excluded by what the request is, or where it has failed."""
+    request = tracked.request
+    return bool(
+        request.prompt_tokens_exact
+        or request.unsupported_by
+        or tracked.failed
+        or request.model != fleet.model
+    )
 
 
 def activation_s(fleet: SelfHostedFleet, model: str, now: float) -> Floats | None:

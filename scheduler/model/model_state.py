@@ -22,7 +22,7 @@ from scheduler.contract import (
 )
 from scheduler.decisions import Decisions
 from scheduler.engine_steps import EngineSteps
-from scheduler.model.exclusions import activation_s, exclusions
+from scheduler.model.exclusions import activation_s, exclusions, may_differ
 from scheduler.model.urgent_pace import UrgentPace
 from scheduler.output_length import Floats
 from scheduler.overflow.remotes import Remotes
@@ -351,6 +351,7 @@ class ModelState:
             margin_s=margin_s,
             late=now >= late_s,
             self_hosted=quote is not None,
+            may_differ=may_differ(self.fleet, tracked),
         )
 
     def evictable(self, quote: Quote, allowed: Callable[[str], bool]) -> Resident | None:

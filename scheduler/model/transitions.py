@@ -176,8 +176,7 @@ def remove_attempt(
         rate = resident.nano_usd_per_s  # a reload has removed the placement
     else:
         resident = model_state.fleet.remove(index, request.request_id, now)
-        cached_tokens = None if ended is None else ended.cached_tokens
-        learning.answer_ended(model_state.fleet, index, request.request_id, cached_tokens)
+        learning.answer_ended(model_state.fleet, index, request.request_id, ended)
         model_state.batch.pop(request.request_id, None)
         rate = model_state.fleet.nano_usd_per_s.item(index)
     full_token_s = model_state.fleet.full_token_s

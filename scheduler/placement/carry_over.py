@@ -1,8 +1,9 @@
 """A reload puts a new fleet in the place of a model's old one: what was learnt is carried over.
 
 Groups are carried by name and states by identity. A group keeps its fit while its prior is the
-same, its counters while its members are, and the streams of the members that stay. What runs on a
-placement that left is no part of any fleet: `PlacementState` alone counts it until it ends.
+same, its counters while its members are, and the streams and prefills of the members that stay.
+What runs on a placement that left is no part of any fleet: `PlacementState` alone counts it until
+it ends.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def _carried(
     stay = set(map(id, after))
     for state in before:
         if id(state) not in stay:
+            group.periods.pop(state.facts.name, None)
             for request_id in state.residents:
                 group.streams.remove(request_id)
     # Counters of another set of engines do not continue those before.

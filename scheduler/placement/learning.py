@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scheduler.contract import AttemptEnded
 from scheduler.placement.decision_model import full_token_s, priced
 from scheduler.placement.groups import Group, chunk_s
 from scheduler.step_time.own_load import NONE_UNDERWAY, PromptsUnderway
@@ -106,12 +107,13 @@ def attempt_removed(fleet: SelfHostedFleet, index: int, request_id: str, now: fl
 
 
 def answer_ended(
-    fleet: SelfHostedFleet, index: int, request_id: str, cached_tokens: int | None
+    fleet: SelfHostedFleet, index: int, request_id: str, ended: AttemptEnded | None
 ) -> None:
     """Feeds what the engine had in its cache of a prompt, which only the end of its answer tells,
-    to the fit. `cached_tokens`: None: it did not tell."""
+    to the fit. `ended`: None: it was cancelled."""
     group = fleet.groups[index]
-    period = group.prefills(fleet.facts[index].name).ended(request_id, cached_tokens)
+    told = (None, None) if ended is None else (ended.prompt_tokens, ended.cached_tokens)
+    period = group.prefills(fleet.facts[index].name).ended(request_id, *told)
     if period is not None:
         group.fit.observe_period(period)
 

@@ -45,6 +45,9 @@ class Queued:
     late: bool = False
     self_hosted: bool = True
     """Whether a self-hosted placement may take it, now or later; else it waits for a remote."""
+    may_differ: bool = False
+    """Whether other placements may be open to it than to most: it may have to leave the queue while
+    these wait."""
     order: tuple[float, int] = (0.0, 0)
     """Seat in its tenant's line, given by the queue."""
 

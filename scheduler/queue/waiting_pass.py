@@ -5,8 +5,9 @@ bounded number of tries, however long the queue is. The bound must not let a req
 start hide one that can, so the tries are counted by kind:
 
 - A request that was quoted on every self-hosted placement and got no place competes with all later
-  requests. After `most_quoted` of these the pass ends, and lower classes wait. It ends at once if
-  what keeps the request waiting keeps every other waiting, too.
+  requests. After `most_quoted` of these the pass ends, and lower classes wait. If what keeps the
+  request waiting keeps every other one waiting that is in time and to which all placements are
+  open, those are counted and not tried.
 - A request to which only some placements are open gives no information on later requests:
   `most_restricted` bounds the tries of such requests, and they hold no class back.
 - A prefill may be ruled out because it would interfere with running streams. A later request with a
@@ -71,6 +72,7 @@ def run_pass(
     interfering_prefill_s = math.inf
     competing_rank = math.inf
     quoted = restricted = 0
+    all_wait = False
     started = True
     while started:
         started = False
@@ -84,7 +86,8 @@ def run_pass(
                 put_off.append(queued)
                 competing_rank = min(competing_rank, rank)
                 continue
-            result = try_start(queued)
+            waits = all_wait and not (queued.may_differ or queued.late)
+            result = TryResult(None) if waits else try_start(queued)
             if result.action is not None:
                 actions.append(result.action)
                 started = True  # the order has changed: begin again
@@ -101,7 +104,8 @@ def run_pass(
             if result.interfering_prefill_s is not None:
                 interfering_prefill_s = min(interfering_prefill_s, result.interfering_prefill_s)
             quoted += 1
-            if quoted >= most_quoted or result.all_wait:
+            all_wait |= result.all_wait
+            if quoted >= most_quoted:
                 break
     remote_tries = 0
     started = True

@@ -67,16 +67,16 @@ class PrefillFit:
         self.context = 1.0
 
     def observe(self, sample: PrefillSample) -> None:
-        """Learns from a sample."""
-        self._fade(sample.at_s)
+        """Learns from a sample, which counts by its age as if it had come at once."""
+        left = self._fade(sample.at_s)
         predicted_s = self.seconds(sample.prompts, sample.tokens_s, sample.context_s)
         noise_s = math.hypot(sample.noise_s, LEAST_NOISE * max(predicted_s, sample.took_s))
         if noise_s <= 0.0:
             return
         miss = (sample.took_s - predicted_s) / max(predicted_s, noise_s, 1e-9)
         clear = max(predicted_s, sample.took_s - predicted_s) > CLEAR * noise_s
-        self._follow(miss, clear)
-        weight = sample.weight / noise_s**2
+        self._follow(miss, left * clear)
+        weight = left * sample.weight / noise_s**2
         if not sample.sure:
             weight /= 1.0 + (miss / FAR) ** 2
         terms = (sample.prompts, sample.tokens_s, sample.context_s)
@@ -98,22 +98,27 @@ class PrefillFit:
         """Predicted seconds of prompts whose terms under the prior are these."""
         return prompts * self.constant_s + tokens_s * self.tokens + context_s * self.context
 
-    def _fade(self, at_s: float) -> None:
-        if self._seen_s is not None:
-            passed_s = min(LONGEST_FADE_S, max(0.0, at_s - self._seen_s))
-            self._keep(math.exp(-passed_s / FADE_S))
-        self._seen_s = at_s if self._seen_s is None else max(at_s, self._seen_s)
+    def _fade(self, at_s: float) -> float:
+        """Fades what was learnt before `at_s`; returns what is left of a sample of that time."""
+        seen_s, self._seen_s = self._seen_s, at_s
+        if seen_s is None:
+            return 1.0
+        if at_s < seen_s:
+            self._seen_s = seen_s
+            return math.exp((at_s - seen_s) / FADE_S)
+        self._keep(math.exp(-min(LONGEST_FADE_S, at_s - seen_s) / FADE_S))
+        return 1.0
 
     def _keep(self, share: float) -> None:
         """Keeps a share of what was learnt."""
         self._square = [[share * one for one in row] for row in self._square]
         self._moment = [share * one for one in self._moment]
 
-    def _follow(self, miss: float, tells: bool) -> None:
-        """Forgets older samples when all recent ones miss to one side."""
+    def _follow(self, miss: float, tells: float) -> None:
+        """Forgets older samples when all recent ones miss to one side. `tells`: weight, 0 to 1."""
         if not tells:
             return
-        self._drift += JUMP_WEIGHT * (min(1.0, max(-1.0, miss)) - self._drift)
+        self._drift += JUMP_WEIGHT * tells * (min(1.0, max(-1.0, miss)) - self._drift)
         self._since_jump += 1
         if abs(self._drift) > JUMP and self._since_jump >= FEWEST_SAMPLES:
             self._keep(JUMP_KEEPS)

@@ -4,8 +4,8 @@ Prompts share steps: short ones that come together end in one step, and a long o
 several. Single times to the first token are therefore no times of single prompts, but the time from
 the first dispatch until no own prompt is pending is that of all prompts in it together.
 
-What was computed of a prompt whose prefix was expected in the cache, only its answer's end tells: a
-period with such prompts is kept until these have ended.
+What was computed of a prompt, only its answer's end tells, because an engine may have cached more
+than is known here: a period is kept until all its answers have ended.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PrefillPeriod(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(slots=True)
 class _Prompts:
     """The prompts of a period. `unsure`: prompt tokens and expected cached ones of those of which
-    the end is awaited; `guessed`: whether one ended without telling."""
+    the end is awaited; `guessed`: whether one with expected ones ended without telling."""
 
     began_s: float
     joined: bool
@@ -79,14 +79,21 @@ class _Prompts:
         self.tokens += uncached
         self.pairs += uncached * (2.0 * prompt_tokens - uncached)
 
-    def record_end(self, request_id: str, cached_tokens: int | None) -> bool:
-        """Records the end of a prompt's answer; returns whether it was one that is not sure."""
+    def record_end(
+        self, request_id: str, prompt_tokens: int | None, cached_tokens: int | None
+    ) -> bool:
+        """Records the end of a prompt's answer; returns whether it is one of these."""
         if (expected := self.unsure.pop(request_id, None)) is None:
             return False
-        prompt_tokens, hit_tokens = expected
-        self.guessed |= cached_tokens is None
-        found = hit_tokens if cached_tokens is None else min(cached_tokens, prompt_tokens)
-        self.computed(prompt_tokens, found)
+        expected_tokens, hit_tokens = expected
+        if cached_tokens is None:
+            self.guessed |= hit_tokens > 0
+            self.computed(expected_tokens, hit_tokens)
+        else:
+            # Both by the engine's count: what is left of a long prompt that is cached almost whole
+            # is less than what its size was estimated wrong by.
+            whole = expected_tokens if prompt_tokens is None else prompt_tokens
+            self.computed(whole, min(cached_tokens, whole))
         return True
 
     def period(self) -> PrefillPeriod:
@@ -136,8 +143,8 @@ class PrefillPeriods:
         kv_tokens: float,
         chunk_tokens: int,
     ) -> PrefillPeriod | None:
-        """Records the first token of a prompt; returns the period if it ends with it, and no prompt
-        of it was expected in the cache.
+        """Records the first token of a prompt; returns the period if it ends with it, and the
+        answers of all other prompts have ended.
 
         `hit_tokens`: expected in the cache; `pending`: prompts that are still pending; `sequences`,
         `kv_tokens`: that run on the group.
@@ -147,10 +154,7 @@ class PrefillPeriods:
             prompts.steps += 1
             self._first_token_s = now
         prompts.count += 1
-        if hit_tokens:
-            prompts.unsure[request_id] = prompt_tokens, hit_tokens
-        else:
-            prompts.computed(prompt_tokens, 0)
+        prompts.unsure[request_id] = prompt_tokens, hit_tokens
         if pending and now - prompts.began_s < MOST_PERIOD_S:
             return None
         prompts.ended_s, prompts.kv_tokens = now, kv_tokens
@@ -164,13 +168,16 @@ class PrefillPeriods:
             return None
         return prompts.period()
 
-    def ended(self, request_id: str, cached_tokens: int | None) -> PrefillPeriod | None:
+    def ended(
+        self, request_id: str, prompt_tokens: int | None, cached_tokens: int | None
+    ) -> PrefillPeriod | None:
         """Records the end of an answer; returns its period if nothing else of it is awaited.
-        `cached_tokens`: that the engine found of its prompt; None: it did not tell."""
-        if self._now.record_end(request_id, cached_tokens):
+        `prompt_tokens`, `cached_tokens`: of its prompt, as the engine counted them, and what it
+        found of them; None: it did not tell."""
+        if self._now.record_end(request_id, prompt_tokens, cached_tokens):
             return None
         for at, prompts in enumerate(self._awaited):
-            if prompts.record_end(request_id, cached_tokens):
+            if prompts.record_end(request_id, prompt_tokens, cached_tokens):
                 if prompts.unsure:
                     return None
                 del self._awaited[at]

@@ -131,4 +131,6 @@ def idle(core: Scheduler) -> None:
         assert not gate.running
     for model_state in core._model_states.values():
         assert not model_state.batch
-        assert all(not len(group.streams) for group in model_state.fleet.groups)
+        for group in model_state.fleet.groups:
+            assert not len(group.streams)
+            assert not any(periods._awaited for periods in group.periods.values())

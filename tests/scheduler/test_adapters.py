@@ -104,6 +104,17 @@ def test_a_waiting_request_starts_where_its_adapter_is_loaded_and_is_refused_whe
     idle(core)
 
 
+def test_a_request_whose_adapter_leaves_is_refused_though_all_others_wait_for_pending_prompts() -> (
+    None
+):
+    core = scheduler(local("a", slots=8))
+    tell(core, "a", "x")
+    assert start(core, "long", prompt_tokens=40_000, ttft_s=60.0) == "a"
+    assert core.submit(request("m", ttft_s=60.0), 0.0) == ()
+    assert core.submit(request("x1", model="x", prompt_tokens=200, ttft_s=60.0), 0.0) == ()
+    assert places(tell(core, "a")) == [("x1", RefusalReason.UNAVAILABLE)]
+
+
 def test_a_placement_whose_slots_run_other_adapters_takes_no_further_one_for_now() -> None:
     core = scheduler(local("a", slots=8))
     tell(core, "a", "x", "y", most_active=1)

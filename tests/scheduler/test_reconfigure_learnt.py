@@ -101,6 +101,18 @@ def test_a_changed_prior_begins_the_fit_of_its_group_anew() -> None:
     idle(core)
 
 
+def test_what_awaits_the_end_of_an_answer_goes_with_the_server_that_gives_it() -> None:
+    core = scheduler(local("a", slots=9))
+    prompt: dict[str, Any] = {"prompt_tokens": 8 * 512 + 1, "prefix_blocks": tuple(range(1, 9))}
+    for number, now in enumerate((0.0, 5.0)):
+        start(core, f"r{number}", now, **prompt)
+        core.handle(Progress(request_id=f"r{number}", attempt=1, output_tokens=1), now + 0.5)
+    core.reconfigure((replace(local("a", slots=9), incarnation="elsewhere"),), LIMITS, 6.0)
+    for number in range(2):
+        end(core, f"r{number}", now=7.0)
+    idle(core)
+
+
 def test_prefix_memory_moves_with_the_placements_that_stay() -> None:
     blocks = tuple(range(1, 9))
     core = scheduler(local("a", slots=9), local("b", slots=9), remote())

@@ -59,3 +59,17 @@ def test_without_a_takeover_nothing_is_late() -> None:
     late = LateHolds()
     assert not late.tell("request", "lease", 10)
     assert late.take() == ()
+
+
+def test_who_has_told_is_forgotten_where_no_request_can_be_late_any_more() -> None:
+    complete = LateHolds()
+    complete.begin()
+    complete.tell("known", "lease", 10)
+    complete.end_takeover()
+    late = taken_over(100)
+    late.end_takeover()
+    assert late.tell("late", "lease", 60)
+    assert late.take_unaccounted() == {"lease": 40}
+    for each in (complete, late):
+        assert not each.tell("again", "lease", 1)
+        assert each._told is None

@@ -170,6 +170,28 @@ def test_a_prefix_that_is_there_or_is_not_teaches_nothing_false_of_prompts() -> 
     assert fit.state.factors[4:] == pytest.approx((1.0, 1.0), abs=0.15)
 
 
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_prompts_of_an_estimated_size_that_are_mostly_cached_teach_what_they_took(
+    share: float,
+) -> None:
+    state = model(own("a"))
+    fleet, fit = state.fleet, state.fleet.groups[0].fit
+    estimate, prior = 40_000, state.fleet.groups[0].model
+    prompt, cached = round(share * estimate), round(0.9 * share * estimate)
+    for number in range(40):
+        now = 100.0 * number
+        one = tracked(state, prompt_tokens=estimate, prefix_blocks=())
+        query = msgspec.structs.replace(
+            state.query(one, now), hit_tokens=np.array([0.9 * estimate])
+        )
+        start_self_hosted(state, one, 0, query, state.figures(query, now), now)
+        took_s = prior.decode_step_s(1, prompt) + prior.prefill_time_s(prompt - cached, prompt, 1)
+        fleet.progress(0, "r", 1, now + took_s)
+        ended = end(AttemptOutcome.OK, prompt_tokens=prompt, cached_tokens=cached)
+        remove_attempt(state, one, now + took_s + 1.0, ended)
+    assert fit.state.factors[4:] == pytest.approx((1.0, 1.0), abs=0.15)
+
+
 def test_a_fault_puts_the_placement_under_suspicion() -> None:
     state = model(own("a"), own("b"))
     placement, resident = remove_attempt(state, started(state), 1.0)

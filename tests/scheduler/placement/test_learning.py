@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from scheduler.contract import EngineReport, Objective
+from scheduler.placement.learning import answer_ended
 from scheduler.placement.self_hosted import SelfHostedFleet
 from scheduler.resident import Resident
 from scheduler.step_time.step_model import QWEN3_30B_H100
@@ -43,6 +44,7 @@ def work(fleet: SelfHostedFleet, *, external: int = 0, given_up: bool = False) -
         if not given_up:
             fleet.progress(0, name, 1, end_s)
         fleet.remove(0, name, end_s)
+        answer_ended(fleet, 0, name, None)
 
 
 def learnt_s(fleet: SelfHostedFleet) -> float:
@@ -60,6 +62,7 @@ def test_a_fit_is_applied_at_the_next_report() -> None:
     fleet, _ = idle_fleet(1, Objective.LATENCY)
     fleet.add(0, resident("a", 1.0), 1.0)
     fleet.progress(0, "a", 1, 1.0 + SLOW.prefill_time_s(PROMPT, PROMPT))
+    answer_ended(fleet, 0, "a", None)
     assert learnt_s(fleet) == PRIOR_S
     told(fleet, 0, 2.0)
     assert learnt_s(fleet) > 1.5 * PRIOR_S

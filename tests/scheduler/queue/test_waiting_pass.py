@@ -11,6 +11,7 @@ from scheduler.queue.queued import Queued
 from scheduler.queue.waiting_pass import PassResult, TryResult, run_pass
 from tests.scheduler.requests_made import request
 
+DEFAULT = Policy()
 IN_VAIN = TryResult(None)
 RESTRICTED = TryResult(None, restricted=True)
 
@@ -22,10 +23,15 @@ def harmful(prefill_s: float) -> TryResult:
 class Pass:
     """A queue of requests a, b, c ... by prefill 1, 2, 3 ...; `results` of a try, else a start."""
 
-    def __init__(self, results: Mapping[str, TryResult], classes: str = "iiii") -> None:
+    def __init__(
+        self,
+        results: Mapping[str, TryResult],
+        classes: str = "iiii",
+        policy: Policy = DEFAULT,
+    ) -> None:
         self.results = results
         self.tried: list[str] = []
-        self.queue = ModelQueue(QueueLimits(requests=99, size_bytes=9999), Policy())
+        self.queue = ModelQueue(QueueLimits(requests=99, size_bytes=9999), policy)
         kinds = {"i": SloClass.INTERACTIVE, "s": SloClass.STANDARD}
         for i, kind in enumerate(classes):
             self.queue.push(
@@ -113,13 +119,26 @@ def test_the_earliest_time_to_try_again_is_told() -> None:
     assert Pass({"a": IN_VAIN}, "i").run().again_s is None
 
 
-def test_a_pass_ends_at_once_where_all_others_wait_for_the_same() -> None:
-    queue_pass = Pass({"b": TryResult(None, all_wait=True)})
+def test_those_that_wait_for_the_same_are_not_tried_and_those_that_may_differ_are() -> None:
+    # Without shedding those that are late are among the others.
+    wait = {"b": TryResult(None, all_wait=True)}
+    queue_pass = Pass(wait, "iiiii", Policy(shedding=False))
+    differs, late, own = (waiting for waiting in queue_pass.queue if waiting.prefill_s > 2.0)
+    differs.may_differ = late.late = True
     queue_pass.queue.push(
         Queued(
             request=request("remote"), spill_s=None, last_call_s=90.0, late_s=95.0, expires_s=99.0,
             prefill_s=9.0, service_s=1.0, work_s=1.0, self_hosted=False,
         )
     )  # fmt: skip
-    assert names(queue_pass.run()) == ["a", "remote"]
-    assert queue_pass.tried == ["a", "b", "remote"]
+    assert names(queue_pass.run()) == ["a", "c", "d", "remote"]
+    assert queue_pass.tried == ["a", "b", "c", "d", "remote"]
+    assert own.request.request_id in queue_pass.queue
+
+
+def test_those_that_are_not_tried_count() -> None:
+    queue_pass = Pass({"a": TryResult(None, all_wait=True)}, "iiii")
+    [*_, last] = queue_pass.queue
+    last.may_differ = True
+    assert not names(queue_pass.run(quoted=3))
+    assert names(queue_pass.run(quoted=4)) == ["d"]

@@ -111,3 +111,15 @@ def test_plain_numbers_solve_as_numpy_does(seed: int) -> None:
     found = solve(matrix.tolist(), vector.tolist())
     assert matrix @ found == pytest.approx(vector, abs=1e-6)
     assert found == pytest.approx(np.linalg.solve(matrix, vector), rel=1e-6, abs=1e-9)
+
+
+def test_what_is_told_at_the_end_of_long_answers_counts_by_its_age() -> None:
+    fit = PrefillFit(PRIOR)
+    for at in range(60):
+        fit.observe(sample(8000, at_s=10.0 * at))
+    for at in range(60, 120):
+        fit.observe(sample(8000, at_s=10.0 * at, scale=2.0))
+    slow = work_s(fit, 8000)
+    for at in range(40, 60):
+        fit.observe(sample(8000, at_s=10.0 * at))
+    assert work_s(fit, 8000) == pytest.approx(slow, rel=0.05)
