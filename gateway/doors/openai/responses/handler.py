@@ -15,6 +15,7 @@ from gateway.doors.http.terms import is_session_id
 from gateway.doors.openai.responses.body import decode_responses
 from gateway.doors.openai.responses.events import ResponseEvents
 from gateway.doors.openai.responses.output import Output
+from gateway.doors.openai.responses.references import with_referenced
 from gateway.doors.openai.responses.request import ENCRYPTED, answer_head, generation_steps
 from gateway.doors.openai.responses.stored import ENTRY_BYTES, ResponseStore, StoredResponse
 from gateway.doors.openai.wire.options import end_user_of
@@ -33,6 +34,9 @@ class Responses:
         """POST /v1/responses."""
         body = await exchange.body(decode_responses)
         before = self._before(body.previous_response_id, exchange)
+        body.input, named_bytes = await in_slices(
+            with_referenced(body.input, lambda of: self._answer(of, exchange))
+        )
         generation = await in_slices(generation_steps(body, before, exchange))
         response_id = RESPONSE_PREFIX + exchange.request_id
         is_stored, stream = body.store is not False, bool(body.stream)
@@ -48,7 +52,7 @@ class Responses:
         asked = messages[1:] if body.instructions else messages
         session = body.prompt_cache_key or ""
         end_user = end_user_of(body.safety_identifier, body.user)
-        size = exchange.body_bytes
+        size = exchange.body_bytes + named_bytes
         del body  # a large one would stay in memory as long as the stream
 
         def on_end(response: dict[str, Any]) -> None:
@@ -87,6 +91,11 @@ class Responses:
         self._store.remove(response_id, exchange.caller.tenant)
         gone = {"id": response_id, "object": "response", "deleted": True}
         return json_answer(exchange, gone)
+
+    def _answer(self, request_id: str, exchange: Exchange) -> bytes | None:
+        tenant, now = exchange.caller.tenant, exchange.services.clock()
+        found = self._store.get(RESPONSE_PREFIX + request_id, tenant, now)
+        return None if found is None else found.answer
 
     def _before(self, previous: str | None, exchange: Exchange) -> tuple[Message, ...]:
         return self._stored(previous, exchange).messages if previous else ()

@@ -57,8 +57,6 @@ def convert_items(
         elif item.type in _OUTPUTS:
             messages += map(count.add, turn.ended())
             messages.append(count.add((yield from _output(item, field))))
-        elif item.type == "item_reference":
-            raise invalid(field, "items are not stored here: send the item itself")
         # Other items are those of servers' tools, which have run elsewhere.
         yield
     messages += map(count.add, turn.ended())

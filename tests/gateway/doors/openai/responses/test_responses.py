@@ -13,6 +13,9 @@ from pydantic import Field, TypeAdapter
 
 from gateway.config.limits import LimitsConfig
 from gateway.domain.generation import Message, Role
+from gateway.domain.slices import in_slices
+from gateway.doors.openai.responses.body import Item
+from gateway.doors.openai.responses.references import with_referenced
 from gateway.doors.openai.responses.stored import KEPT_S, ResponseStore, StoredResponse
 from tests.gateway.doors.openai.rig import (
     MODEL,
@@ -180,6 +183,52 @@ async def test_a_response_is_continued_by_its_id_within_its_tenant() -> None:
         assert (
             await whole(parts, previous_response_id=second.id)
         ).previous_response_id == second.id
+
+
+async def test_turns_that_are_only_named_are_those_that_are_stored() -> None:
+    calls = call_frames(("shell", '{"command": "echo a"}'))
+    async with rig([frame({"reasoning": "I run it."}), *calls]) as parts:
+        user = {"role": "user", "content": "run echo a"}
+        first = await whole(parts, input=[user], tools=[FUNCTION])
+        assert [item.type for item in first.output] == ["reasoning", "function_call"]
+        call = first.output[1]
+        assert call.type == "function_call"
+        named = [{"type": "item_reference", "id": item.id} for item in first.output]
+        output = {"type": "function_call_output", "call_id": call.call_id, "output": "a"}
+        again = [user, *named, output]
+        await whole(parts, input=again, tools=[FUNCTION], store=False)
+        _, assistant, tool = parts.sent["messages"]
+        assert assistant["reasoning"] == "I run it."
+        [sent] = assistant["tool_calls"]
+        assert json.loads(sent["function"]["arguments"]) == {"command": "echo a"}
+        assert (tool["role"], tool["content"]) == ("tool", "a")
+
+        status, answer = await parts.post(RESPONSES, input=[user, named[0], named[0]])
+        assert (status, answer["error"]["param"]) == (400, "input[2]")
+        await parts.client.responses.delete(first.id)
+        status, answer = await parts.post(RESPONSES, input=again)
+        assert (status, answer["error"]["param"]) == (400, "input[1]")
+
+
+async def test_the_answers_of_named_items_are_counted_once_each() -> None:
+    answers = {
+        name: json.dumps(
+            {"id": f"resp_{name}", "output": [{"id": f"msg_{name}_{at}"} for at in (0, 1)]}
+        )
+        for name in ("a", "b_c")
+    }
+    given = [Item(type="item_reference", id=f"msg_{name}") for name in ("a_1", "b_c_0", "a_0")]
+    found, size_bytes = await in_slices(
+        with_referenced([*given, Item(role="user")], lambda name: answers[name].encode())
+    )
+    assert [item.id for item in found if isinstance(item, Item)] == [
+        "msg_a_1",
+        "msg_b_c_0",
+        "msg_a_0",
+        None,
+    ]
+    assert size_bytes == sum(map(len, answers.values()))
+    assert await in_slices(with_referenced("Hi", lambda _: None)) == ("Hi", 0)
 
 
 async def test_structured_output_and_the_end_by_length() -> None:
