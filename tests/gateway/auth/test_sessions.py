@@ -191,8 +191,8 @@ def test_a_changed_token_is_refused(where: int, becomes: str) -> None:
 
 
 def test_other_letters_of_the_same_bytes_are_refused() -> None:
-    made = next(made for made in (token(ANN) for _ in range(1000)) if "-" in made and "_" in made)
-    sealed = made.removeprefix(PREFIX)
+    tokens = (token(ANN).removeprefix(PREFIX) for _ in range(1000))
+    sealed = next(each for each in tokens if "-" in each and "_" in each)
     changes = (sealed.replace("-", "+"), sealed.replace("_", "/"), sealed + "=", sealed + "!")
     for changed in changes:
         with pytest.raises(Unauthenticated):

@@ -103,17 +103,28 @@ class Tab:
 
     async def run(self, script: str) -> Any:
         """Returns the value of an expression of JavaScript."""
-        told = await self.send(
-            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
-        )
+        told = await self._evaluated(script)
         assert "exceptionDetails" not in told, told
         return told["result"].get("value")
 
     async def until(self, script: str) -> None:
-        """Waits until an expression is true."""
-        async with asyncio.timeout(ANSWER_S):
-            while not await self.run(script):
-                await asyncio.sleep(0.05)
+        """Waits until an expression is true. One that fails is not: a page that loads has no body
+        yet."""
+        told: Any = None
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                while True:
+                    told = await self._evaluated(script)
+                    if "exceptionDetails" not in told and told["result"].get("value"):
+                        return
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"never true: {script}: {told}") from None
+
+    async def _evaluated(self, script: str) -> Any:
+        return await self.send(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
 
     async def size(self, width: int, height: int = 900, *, scale: float = 1.0) -> None:
         """Gives the page a size in CSS pixels."""
