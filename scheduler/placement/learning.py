@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from scheduler.contract import AttemptEnded
 from scheduler.placement.decision_model import full_token_s, priced
 from scheduler.placement.groups import Group, chunk_s
+from scheduler.resident import Resident
 from scheduler.step_time.own_load import NONE_UNDERWAY, PromptsUnderway
 from scheduler.step_time.step_fit import StepSource
 from scheduler.step_time.step_windows import joined
@@ -19,7 +20,6 @@ from scheduler.step_time.step_windows import joined
 if TYPE_CHECKING:
     from scheduler.placement.self_hosted import SelfHostedFleet
     from scheduler.placement_state import PlacementState
-from scheduler.resident import Resident
 
 SAME_TIME_S = 0.5
 """Reports of a group's ranks within this time are joined to one."""
@@ -83,7 +83,7 @@ def first_token(fleet: SelfHostedFleet, index: int, resident: Resident, now: flo
     periods = group.prefills(state.facts.name)
     if not _is_told(fleet, index, now) or request.inputs > 1:
         periods.spoil()
-    period = periods.first_token(
+    periods.first_token(
         now,
         request_id=request.request_id,
         prompt_tokens=request.prompt_tokens,
@@ -93,8 +93,6 @@ def first_token(fleet: SelfHostedFleet, index: int, resident: Resident, now: flo
         kv_tokens=group.kv_paced_tokens,
         chunk_tokens=group.model.chunk_tokens,
     )
-    if period is not None:
-        group.fit.observe_period(period)
 
 
 def attempt_removed(fleet: SelfHostedFleet, index: int, request_id: str, now: float) -> None:

@@ -57,8 +57,8 @@ class PrefillPeriod(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class _Prompts:
-    """The prompts of a period. `unsure`: prompt tokens and expected cached ones of those of which
-    the end is awaited; `guessed`: whether one with expected ones ended without telling."""
+    """The prompts of a period. `awaited`: prompt tokens and expected cached ones of those whose
+    answers run; `guessed`: whether one with expected ones ended without telling."""
 
     began_s: float
     joined: bool
@@ -71,33 +71,29 @@ class _Prompts:
     tokens: float = 0.0
     pairs: float = 0.0
     guessed: bool = False
-    unsure: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-    def computed(self, prompt_tokens: int, cached_tokens: int) -> None:
-        """Adds what the engine computed of a prompt."""
-        uncached = float(prompt_tokens - cached_tokens)
-        self.tokens += uncached
-        self.pairs += uncached * (2.0 * prompt_tokens - uncached)
+    awaited: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def record_end(
         self, request_id: str, prompt_tokens: int | None, cached_tokens: int | None
     ) -> bool:
         """Records the end of a prompt's answer; returns whether it is one of these."""
-        if (expected := self.unsure.pop(request_id, None)) is None:
+        if (expected := self.awaited.pop(request_id, None)) is None:
             return False
-        expected_tokens, hit_tokens = expected
+        whole, cached = expected
         if cached_tokens is None:
-            self.guessed |= hit_tokens > 0
-            self.computed(expected_tokens, hit_tokens)
+            self.guessed |= cached > 0
         else:
             # Both by the engine's count: what is left of a long prompt that is cached almost whole
             # is less than what its size was estimated wrong by.
-            whole = expected_tokens if prompt_tokens is None else prompt_tokens
-            self.computed(whole, min(cached_tokens, whole))
+            whole = whole if prompt_tokens is None else prompt_tokens
+            cached = min(cached_tokens, whole)
+        uncached = float(whole - cached)
+        self.tokens += uncached
+        self.pairs += uncached * (2.0 * whole - uncached)
         return True
 
     def period(self) -> PrefillPeriod:
-        """The whole, once every prompt is sure."""
+        """The whole, once every answer has ended."""
         return PrefillPeriod(
             began_s=self.began_s,
             ended_s=self.ended_s,
@@ -142,9 +138,8 @@ class PrefillPeriods:
         sequences: int,
         kv_tokens: float,
         chunk_tokens: int,
-    ) -> PrefillPeriod | None:
-        """Records the first token of a prompt; returns the period if it ends with it, and the
-        answers of all other prompts have ended.
+    ) -> None:
+        """Records the first token of a prompt, with which the period may end.
 
         `hit_tokens`: expected in the cache; `pending`: prompts that are still pending; `sequences`,
         `kv_tokens`: that run on the group.
@@ -154,19 +149,15 @@ class PrefillPeriods:
             prompts.steps += 1
             self._first_token_s = now
         prompts.count += 1
-        prompts.unsure[request_id] = prompt_tokens, hit_tokens
+        prompts.awaited[request_id] = prompt_tokens, hit_tokens
         if pending and now - prompts.began_s < MOST_PERIOD_S:
-            return None
+            return
         prompts.ended_s, prompts.kv_tokens = now, kv_tokens
         prompts.chunk_tokens = chunk_tokens
         spoiled, self._spoiled = self._spoiled, False
         self._begin(now, sequences, joined=False)
-        if spoiled or now <= prompts.began_s:
-            return None
-        if prompts.unsure:
+        if not spoiled and now > prompts.began_s:
             self._awaited.append(prompts)
-            return None
-        return prompts.period()
 
     def ended(
         self, request_id: str, prompt_tokens: int | None, cached_tokens: int | None
@@ -178,7 +169,7 @@ class PrefillPeriods:
             return None
         for at, prompts in enumerate(self._awaited):
             if prompts.record_end(request_id, prompt_tokens, cached_tokens):
-                if prompts.unsure:
+                if prompts.awaited:
                     return None
                 del self._awaited[at]
                 return prompts.period()
