@@ -15,10 +15,7 @@ from typing import TypeVar
 
 from gateway.accounting.booked import Sought, booked
 from gateway.accounting.budgets import Budgets
-from gateway.accounting.lease_recovery import (
-    recover_own_leases,
-    recover_silent_gateways,
-)
+from gateway.accounting.lease_recovery import recover_own_leases, recover_silent_gateways
 from gateway.accounting.ledger.append import transactional_append
 from gateway.accounting.ledger.budgets import overrides, set_override
 from gateway.accounting.ledger.caller_reads import CallerReads

@@ -76,8 +76,7 @@ class AdoptedLeases:
             if self._unbooked:
                 unbooked = dict(self._unbooked)
                 await self._ledger.after_rows(
-                    lambda tx: record_lost_rows(tx, unbooked, self._unknown_note, once=True),
-                    WRITE_S,
+                    lambda tx: record_lost_rows(tx, unbooked, self._unknown_note), WRITE_S
                 )
                 self._unbooked.clear()
             if self._unreturned:

@@ -192,19 +192,16 @@ class Budgets:
         await self._perform(due)
 
     async def _perform(self, actions: tuple[Order, ...]) -> None:
+        done = 0
         try:
             await self.adopted.write_pending()
-        except LedgerUnavailable:
-            self._undone.extend(a for a in actions if not isinstance(a, GiveBack))
-            return
-        for i, action in enumerate(actions):
-            try:
+            for action in actions:
                 await self._to_store(action)
-            except LedgerUnavailable:
-                # A return may have been committed and must not happen twice: the next grant, or the
-                # end of the lease, corrects the figures. Doing the others twice is harmless.
-                self._undone.extend(a for a in actions[i:] if not isinstance(a, GiveBack))
-                return
+                done += 1
+        except LedgerUnavailable:
+            # A return may have been committed and must not happen twice: the next grant, or the end
+            # of the lease, corrects the figures. Doing the others twice is harmless.
+            self._undone.extend(a for a in actions[done:] if not isinstance(a, GiveBack))
 
     async def _to_store(self, action: Order) -> None:
         if isinstance(action, Unspent):
@@ -222,7 +219,7 @@ class Budgets:
             self._lost[lease_id] = lost  # until it is known to be booked
             note = f"{LOST_NOTE} of {self._owner.epoch}"
             await self._ledger.after_rows(
-                lambda tx: record_lost_rows(tx, {lease_id: lost}, note, once=True), GRANT_S
+                lambda tx: record_lost_rows(tx, {lease_id: lost}, note), GRANT_S
             )
             del self._lost[lease_id]
         await self._ledger.after_rows(lambda tx: close(tx, lease_id), GRANT_S)

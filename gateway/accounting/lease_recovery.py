@@ -45,15 +45,11 @@ class _Lease:
     accounts: str
 
 
-async def record_lost_rows(
-    tx: Tx, lost: Mapping[str, int], note: str, *, once: bool = False
-) -> None:
+async def record_lost_rows(tx: Tx, lost: Mapping[str, int], note: str) -> None:
     """Books the charges of rows that were lost before they were written. `lost`: nano-USD by lease;
-    what exceeds the rest of a lease is left out. `once`: does nothing for a lease that has a row
-    with this note already, so that it may be repeated where the database did not answer."""
-    leases = await _locked_of(tx, lost)
-    if once:
-        leases = await _without_note(tx, leases, note)
+    what exceeds the rest of a lease is left out. Does nothing for a lease that has a row with this
+    note already, so that it may be repeated where the database did not answer."""
+    leases = await _without_note(tx, await _locked_of(tx, lost), note)
     await _recover(
         tx, [(lease, min(lost[lease.lease_id], lease.rest_nano_usd)) for lease in leases], note
     )

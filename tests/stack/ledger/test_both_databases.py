@@ -272,7 +272,7 @@ async def test_what_comes_again_before_the_first_one_is_committed_is_done_once(
             commit.set()
             await asyncio.gather(first, again)
 
-        await twice(lambda tx: record_lost_rows(tx, {lease_id: 2000}, "unknown", once=True))
+        await twice(lambda tx: record_lost_rows(tx, {lease_id: 2000}, "unknown"))
         await twice(lambda tx: return_unspent(tx, {lease_id: 1000}, "known"))
         rows = await second.read(lambda tx: tx.rows("SELECT budgeted_nano_usd FROM attempt"))
         assert rows == [(2000,), (-1000,)]
