@@ -55,6 +55,12 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     signatures: tuple[Signature, ...] = ()
 
 
+def call_arguments(given: str) -> str:
+    """Arguments of a whole call as a client repeats them: an object where they are empty or
+    null."""
+    return "{}" if given.strip() in ("", "null") else given
+
+
 class Role(enum.StrEnum):
     """Author of a message."""
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from gateway.config.limits import ElementLimitsConfig
-from gateway.domain.generation import Image, Message, Role, Signature, ToolCall
+from gateway.domain.generation import Image, Message, Role, Signature, ToolCall, call_arguments
 from gateway.domain.image_data import image_of_base64
 from gateway.domain.slices import Steps
 from gateway.doors.anthropic import wire
@@ -167,7 +167,7 @@ def _assistant(blocks: list[wire.Block]) -> Message:
                     index=len(calls),
                     id=block.id,
                     name=block.name,
-                    arguments_json=_arguments(block.input),
+                    arguments_json=call_arguments(bytes(block.input).decode()),
                     signatures=tuple(inner),
                 )
                 calls.append(call)
@@ -210,12 +210,6 @@ def _tool_result(block: wire.ToolResultBlock, path: str, fault: Fault) -> Steps[
         if not first.lower().startswith("error"):
             parts.insert(0, _ERROR)
     return Message(role=Role.TOOL, parts=tuple(parts) or ("",), tool_call_id=block.tool_use_id)
-
-
-def _arguments(given: msgspec.Raw) -> str:
-    """The input of a call as JSON text; null is none."""
-    text = bytes(given).decode()
-    return "{}" if text == "null" else text
 
 
 def _parts(block: wire.Block, path: str, fault: Fault) -> Steps[list[Part]]:

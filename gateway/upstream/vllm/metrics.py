@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from gateway.upstream.token_estimate import MAX_TOKENS
 from scheduler.contract import EngineReport
 from scheduler.engine_steps import EngineCounts, KvTransfers
 from scheduler.step_time.step_windows import joined, total
@@ -61,8 +62,6 @@ _LABEL = re.compile(rb'[{,](block_size|num_gpu_blocks|kv_cache_size_tokens)="([0
 _SERIES = re.compile(rb'([^\s{]+(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?)[ \t]+([^\s]+)')
 """A line: the series with its labels, and its value; a time or an example may follow."""
 _RANK = re.compile(rb'[{,]engine="([0-9]{1,9})"')
-_MOST_KV_TOKENS = 1 << 40
-"""A larger KV cache is absurd, and unknown."""
 _MOST = 1e15
 """Larger values are absurd, and their sums would not stay finite."""
 
@@ -141,7 +140,7 @@ def _report(
         kv_usage=sum(usages) / len(usages) if usages else None,
         prompt_tokens_total=_count(known(_PROMPT)),
         generation_tokens_total=_count(known(_GENERATION)),
-        kv_capacity_tokens=capacity if capacity and capacity <= _MOST_KV_TOKENS else None,
+        kv_capacity_tokens=capacity if capacity and capacity <= MAX_TOKENS else None,
         context_tokens=context_tokens,
         kv_usage_fullest=max(usages, default=None),
         kv_capacity_derived=any(map(_is_derived, configs)),

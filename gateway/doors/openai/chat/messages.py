@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway.config.limits import ElementLimitsConfig
-from gateway.domain.generation import Image, Message, Role, ToolCall
+from gateway.domain.generation import Image, Message, Role, ToolCall, call_arguments
 from gateway.domain.slices import Steps
 from gateway.doors.http.elements import ElementCount
 from gateway.doors.http.errors import HttpError, invalid
@@ -147,5 +147,4 @@ def _arguments(raw: msgspec.Raw, count: ElementCount) -> Steps[str]:
         count.check_arguments(len(text) - ESCAPE_BYTES * escapes)
     if not is_text:
         return text.decode() if text.startswith(b"{") else "{}"
-    arguments = msgspec.json.decode(text, type=str)
-    return "{}" if arguments.strip() in ("", "null") else arguments
+    return call_arguments(msgspec.json.decode(text, type=str))

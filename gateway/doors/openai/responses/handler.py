@@ -92,17 +92,18 @@ class Responses:
         gone = {"id": response_id, "object": "response", "deleted": True}
         return json_answer(exchange, gone)
 
+    def _found(self, response_id: str, exchange: Exchange) -> StoredResponse | None:
+        return self._store.get(response_id, exchange.caller.tenant, exchange.services.clock())
+
     def _answer(self, request_id: str, exchange: Exchange) -> bytes | None:
-        tenant, now = exchange.caller.tenant, exchange.services.clock()
-        found = self._store.get(RESPONSE_PREFIX + request_id, tenant, now)
+        found = self._found(RESPONSE_PREFIX + request_id, exchange)
         return None if found is None else found.answer
 
     def _before(self, previous: str | None, exchange: Exchange) -> tuple[Message, ...]:
         return self._stored(previous, exchange).messages if previous else ()
 
     def _stored(self, response_id: str, exchange: Exchange) -> StoredResponse:
-        tenant, now = exchange.caller.tenant, exchange.services.clock()
-        found = self._store.get(response_id, tenant, now)
+        found = self._found(response_id, exchange)
         if found is None:
             text = f"response {response_id[:80]!r} is not stored here: send the whole conversation"
             raise HttpError(
@@ -124,7 +125,7 @@ class Responses:
         answer = encode(response)
         previous = response["previous_response_id"]
         tenant, now = exchange.caller.tenant, exchange.services.clock()
-        before = self._store.get(previous, tenant, now) if previous else None
+        before = self._found(previous, exchange) if previous else None
         # The messages of the previous response are counted again, as they outlive it.
         size = ENTRY_BYTES + request_bytes + 2 * len(answer)
         size += 0 if before is None else before.size_bytes

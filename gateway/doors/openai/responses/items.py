@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from gateway.config.limits import ElementLimitsConfig
-from gateway.domain.generation import Image, Message, Role, ToolCall
+from gateway.domain.generation import Image, Message, Role, ToolCall, call_arguments
 from gateway.domain.slices import Steps
 from gateway.doors.http.elements import ElementCount
 from gateway.doors.http.errors import invalid
@@ -90,8 +90,7 @@ class _Turn:
         """Adds a tool call."""
         if not item.call_id or not item.name:
             raise invalid(f"{field}.call_id", "a call has call_id and name: give both")
-        arguments = item.arguments or ""
-        arguments = "{}" if arguments.strip() in ("", "null") else arguments
+        arguments = call_arguments(item.arguments or "")
         if item.type == "custom_tool_call":
             arguments = msgspec.json.encode({"input": item.input or ""}).decode()
         index = len(self.calls)
