@@ -223,18 +223,52 @@ REQUESTS = st.lists(
 )
 
 
+async def taken_over(
+    requests: list[tuple[int, list[int], str]],
+) -> tuple[MemoryLedger, Budgets]:
+    """A process reserves for all of them and is killed; the next one has its lease."""
+    ledger = MemoryLedger()
+    before = Budgets(cast(Ledger, ledger), Owner("gateway", "before"))
+    before.configure([BUDGET])
+    for number, (reserved, _, _) in enumerate(requests):
+        await before.reserve(f"key/{number}", HOLDER, reserved)
+    return ledger, await adopted(ledger)
+
+
+def take_step(
+    ledger: MemoryLedger,
+    made: Budgets,
+    request_id: str,
+    steps: dict[str, list[int | None]],
+    held: dict[str, int],
+) -> int:
+    """The next attempt of a request, or its end. Returns what it is charged."""
+    charged = steps[request_id].pop(0)
+    if charged is None:
+        made.release(request_id)
+        del held[request_id], steps[request_id]
+        return 0
+    append_attempt(ledger, made, request_id, charged, "after")
+    held[request_id] -= charged
+    return charged
+
+
+def check_account(ledger: MemoryLedger, spent: int, held: dict[str, int]) -> int:
+    """What is charged and what is held is committed. Returns that."""
+    booked, committed = account(ledger.connection)
+    assert booked == charges(ledger)
+    assert committed >= booked
+    assert committed >= spent + sum(held.values())
+    return committed
+
+
 @given(requests=REQUESTS, order=st.randoms(use_true_random=False))
 async def test_nothing_returns_that_may_still_be_spent(
     requests: list[tuple[int, list[int], str]], order: random.Random
 ) -> None:
     """In any order of fronts, attempts and returns, what is charged and what running and unknown
     requests hold is committed. In the end nothing else is, but the spare part of the lease."""
-    ledger = MemoryLedger()
-    before = Budgets(cast(Ledger, ledger), Owner("gateway", "before"))
-    before.configure([BUDGET])
-    for number, (reserved, _, _) in enumerate(requests):
-        await before.reserve(f"key/{number}", HOLDER, reserved)
-    made = await adopted(ledger)
+    ledger, made = await taken_over(requests)
     [lease] = made.book.leases
     granted = lease.granted_nano_usd
     spare = granted - sum(reserved for reserved, _, _ in requests)
@@ -253,18 +287,8 @@ async def test_nothing_returns_that_may_still_be_spent(
         if order.random() < 0.3:
             await made.return_unused()
         made.book.hold_again(request_id, lease.lease_id, HOLDER, held[request_id], time.time())
-        charged = steps[request_id].pop(0)
-        if charged is None:
-            made.release(request_id)
-            del held[request_id], steps[request_id]
-        else:
-            append_attempt(ledger, made, request_id, charged, "after")
-            held[request_id] -= charged
-            spent += charged
-        booked, committed = account(ledger.connection)
-        assert booked == charges(ledger)
-        assert committed >= booked
-        assert committed >= spent + sum(held.values())
+        spent += take_step(ledger, made, request_id, steps, held)
+        check_account(ledger, spent, held)
     await made.return_unused()
     await made.return_unused()
     left = spent + sum(held.values())
@@ -278,12 +302,7 @@ async def test_nothing_stays_spent_for_nobody_once_all_requests_are_known(
 ) -> None:
     """The rest of the lease returns when the last front has told, amid attempts and ends of others;
     rows of requests that have told come in any order. `fails`: the ledger does not answer then."""
-    ledger = MemoryLedger()
-    before = Budgets(cast(Ledger, ledger), Owner("gateway", "before"))
-    before.configure([BUDGET])
-    for number, (reserved, _, _) in enumerate(requests):
-        await before.reserve(f"key/{number}", HOLDER, reserved)
-    made = await adopted(ledger)
+    ledger, made = await taken_over(requests)
     [lease] = made.book.leases
     held = {f"key/{number}": reserved for number, (reserved, _, _) in enumerate(requests)}
     steps: dict[str, list[int | None]] = {}
@@ -308,18 +327,8 @@ async def test_nothing_stays_spent_for_nobody_once_all_requests_are_known(
             ledger.fails, returned = fails, True
             await made.adopted.return_unaccounted()
             ledger.fails = False
-        charged = steps[request_id].pop(0)
-        if charged is None:
-            made.release(request_id)
-            del held[request_id], steps[request_id]
-        else:
-            append_attempt(ledger, made, request_id, charged, "after")
-            held[request_id] -= charged
-            spent += charged
-        booked, committed = account(ledger.connection)
-        assert booked == charges(ledger)
-        assert committed >= booked
-        assert committed >= spent + sum(held.values())
+        spent += take_step(ledger, made, request_id, steps, held)
+        committed = check_account(ledger, spent, held)
         assert committed <= CAP
     await made.adopted.return_unaccounted()
     for _ in range(2):
